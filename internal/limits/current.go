@@ -1,6 +1,7 @@
 package limits
 
 import (
+	"errors"
 	"sync"
 	"sync/atomic"
 )
@@ -34,3 +35,6 @@ func (c *Current) OnSwap(f func(*Table)) {
 	defer c.mu.Unlock()
 	c.onSwap = append(c.onSwap, f)
 }
+
+// ErrNotFound says that there is no row of the key that was to be deleted.
+var ErrNotFound = errors.New("no such limit")
