@@ -67,11 +67,11 @@ func (r Rules) Equal(o Rules) bool { return slices.Equal(r.layers, o.layers) }
 // not write to it.
 func (r Rules) PerKeys() []string { return r.perKey }
 
-// Exact tells whether a row of the table writes this gateway out (in the domain or in the
-// common one), rather than a pattern.
+// Exact tells whether a row of the domain itself writes this gateway out, rather than a
+// pattern or a row of the common domain.
 func (t *Table) Exact(domain, gateway string) bool {
 	g := t.shards[shardOf(gateway)][gateway]
-	return g != nil && (g.domains[domain] != nil || g.domains[""] != nil)
+	return g != nil && g.domains[domain] != nil
 }
 
 // Gateway returns the row for the gateway level, nil if there is none. A per of "" is the

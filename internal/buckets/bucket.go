@@ -1,0 +1,145 @@
+package buckets
+
+import (
+	"github.com/tps-agent/ratelimitd/internal/limits"
+)
+
+// bucket is the live state of one limit for one concrete key: how much room was left, and
+// when that was true. The zero bucket has no limit yet; adopt gives it one, and it is full.
+type bucket struct {
+	limit    *limits.Limit
+	rate     limits.Rate // copy of limit's: one cache line less to touch
+	capacity uint64
+	tokens   uint64 // whole tokens at lastNS
+	rem      uint64 // parts of the next token at lastNS, of rate.PerNS
+	lastNS   int64
+
+	gen    uint64 // generation of the gate's rules for which limit was looked up
+	mark   uint64 // pass in which a waiter kept the bucket's tokens for itself
+	queued uint64 // hits of all waiters that need this bucket
+
+	key     string // in gate.endpoints or gate.others; empty for the gateway's own
+	other   bool   // lives in gate.others
+	dynamic int    // index in gate.dynamic plus 1; 0 = a row writes the name out
+}
+
+// adopt makes the bucket count for l. Usage survives a change: refill up to the change runs
+// at the old rate, then the level is the new capacity less what was used, at least 0. A row
+// that was deleted and made again starts full.
+func (b *bucket) adopt(l *limits.Limit, changedNS, nowNS int64) {
+	old := b.limit
+	if old == l {
+		return
+	}
+	b.limit = l
+	if old == nil || (old.Key == l.Key && old.Born() != l.Born()) {
+		b.rate, b.capacity = l.Rate(), l.Capacity()
+		b.tokens, b.rem, b.lastNS = b.capacity, 0, nowNS
+		return
+	}
+	b.advance(switchNS(b.lastNS, l.SinceNS(), changedNS, nowNS))
+	b.resize(l.Rate(), l.Capacity())
+	b.advance(nowNS)
+}
+
+// switchNS is the instant at which the new limit took over: its own, if it is newer than the
+// bucket's state, else that of the table, else now.
+func switchNS(lastNS, sinceNS, changedNS, nowNS int64) int64 {
+	for _, at := range [2]int64{sinceNS, changedNS} {
+		if at > lastNS && at <= nowNS {
+			return at
+		}
+	}
+	return nowNS
+}
+
+func (b *bucket) resize(rate limits.Rate, capacity uint64) {
+	used := b.capacity - b.tokens // of whole tokens; rem is the part of one that came back already
+	b.rem = b.rate.Rescale(b.rem, rate)
+	b.rate, b.capacity = rate, capacity
+	switch {
+	case used > capacity:
+		b.tokens, b.rem = 0, 0
+	case used == 0:
+		b.tokens, b.rem = capacity, 0
+	default:
+		b.tokens = capacity - used
+	}
+}
+
+// advance refills up to nowNS. A clock that stands or goes back changes nothing.
+func (b *bucket) advance(nowNS int64) {
+	if nowNS <= b.lastNS {
+		return
+	}
+	if b.tokens < b.capacity {
+		add, left := b.rate.Refill(nowNS-b.lastNS, b.rem, b.capacity-b.tokens)
+		b.tokens += add
+		b.rem = left
+	}
+	b.lastNS = nowNS
+}
+
+// take removes hits that are there.
+func (b *bucket) take(hits uint64) { b.tokens -= hits }
+
+// give puts hits back, never above capacity.
+func (b *bucket) give(hits uint64) {
+	if hits == 0 {
+		return
+	}
+	b.tokens += min(hits, b.capacity-b.tokens)
+	if b.tokens == b.capacity {
+		b.rem = 0
+	}
+}
+
+// waitNS is the time from lastNS until hits tokens are there, limits.Never if they never are.
+func (b *bucket) waitNS(hits uint64) int64 {
+	switch {
+	case hits > b.capacity:
+		return limits.Never
+	case hits <= b.tokens:
+		return 0
+	}
+	return b.rate.WaitNS(hits-b.tokens, b.rem)
+}
+
+// queueWaitNS is the time from lastNS until ahead tokens have been taken by others, one after
+// the other, and hits are there. Unlike for waitNS, the sum may exceed the capacity.
+func (b *bucket) queueWaitNS(ahead, hits uint64) int64 {
+	switch {
+	case hits > b.capacity:
+		return limits.Never
+	case ahead+hits <= b.tokens:
+		return 0
+	case hits == 0:
+		return b.rate.WaitNS(ahead-min(ahead, b.tokens), b.rem)
+	}
+	return b.rate.WaitNS(ahead+hits-b.tokens, b.rem)
+}
+
+// fullInNS is the time from lastNS until the bucket is full again.
+func (b *bucket) fullInNS() int64 {
+	if b.tokens >= b.capacity {
+		return 0
+	}
+	return b.rate.WaitNS(b.capacity-b.tokens, b.rem)
+}
+
+// fullAt tells whether the bucket is full at nowNS, and so equals an absent one.
+func (b *bucket) fullAt(nowNS int64) bool {
+	wait := b.fullInNS()
+	return wait == 0 || (wait != limits.Never && nowNS-b.lastNS >= wait)
+}
+
+// dueNS is the instant at which hits tokens are there.
+func (b *bucket) dueNS(hits uint64) int64 { return addNS(b.lastNS, b.waitNS(hits)) }
+
+// addNS adds a wait to an instant; Never stays Never.
+func addNS(atNS, waitNS int64) int64 {
+	if waitNS >= limits.Never-atNS {
+		return limits.Never
+	}
+	return atNS + waitNS
+}

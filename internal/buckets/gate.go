@@ -1,0 +1,258 @@
+package buckets
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tps-agent/ratelimitd/internal/limits"
+)
+
+// gate is the live state of one gateway of one domain: its buckets and its queue, behind one
+// mutex. Fields below mu are only touched with it held.
+type gate struct {
+	engine *Engine
+	id     uint64 // order in which requests over several gates lock them
+	name   gateName
+	hash   uint64
+	next   *gate // same hash in the shard's map; guarded by the shard
+
+	mu   sync.Mutex
+	dead bool // evicted: whoever held a pointer looks the gate up again
+
+	tableSeq   uint64 // table of rules; 0 = none yet
+	changedNS  int64  // when that table came into force
+	gen        uint64 // counts the changes of rules
+	rules      limits.Rules
+	gatewayRow *limits.Limit // rules.Gateway(""), looked up once
+
+	own       bucket             // gateway level, and the default limit where no row matches
+	endpoints map[string]*bucket // endpoint level, by endpoint
+	others    map[string]*bucket // per and override, by levelKey
+
+	exact   bool      // a row of the domain writes the gateway out
+	dynamic []*bucket // of names that no row writes out
+	holder  bool      // in Engine.holders
+	slot    int       // index there; guarded by Engine.mu
+
+	queue
+}
+
+// gateName names a gate. none is the gate of descriptors without a gateway that carry a limit.
+type gateName struct {
+	domain, gateway string
+	none            bool
+}
+
+// queue are the waiters of a gate.
+type queue struct {
+	lanes    []*lane // in the order of their turns
+	byKey    map[string]*lane
+	waiting  int
+	seq      uint64 // numbers the arrivals
+	passID   uint64
+	servedNS int64 // every turn up to this instant has been granted
+	dueNS    int64 // no waiter can be served before; valid unless stale
+	stale    bool
+	timer    *time.Timer
+	timerNS  int64 // what the timer is set to, 0 = not set
+}
+
+// maxName is the longest name that is kept and compared as it is; longer ones are known by
+// their hash. Rows cannot write out a name that long.
+const maxName = limits.MaxNameBytes
+
+// shortName returns s, or a hash of it where s is too long to be kept. Hashes begin with a
+// byte that no row's name can hold.
+func shortName(s string) string {
+	if len(s) <= maxName {
+		return s
+	}
+	sum := sha256.Sum256([]byte(s))
+	return "\x00" + string(sum[:])
+}
+
+// sync takes over the table in force. gateway is the name as the request wrote it: the gate
+// itself keeps only the hash of a long one.
+func (g *gate) sync(t *limits.Table, gateway string, nowNS int64) {
+	if g.tableSeq == t.Seq() {
+		return
+	}
+	g.tableSeq = t.Seq()
+	if g.name.none {
+		g.setExact(false)
+		return
+	}
+	g.setExact(t.Exact(g.name.domain, gateway))
+	rules := t.Rules(g.name.domain, gateway)
+	if g.gen > 0 && rules.Equal(g.rules) {
+		return
+	}
+	if g.waiting > 0 {
+		g.serve(min(t.AtNS(), nowNS)) // turns that came before the change
+	}
+	g.rules, g.changedNS = rules, t.AtNS()
+	g.gen++
+	g.gatewayRow = rules.Gateway("")
+	if g.gatewayRow == nil && g.own.limit != nil && g.own.limit != g.engine.fallback {
+		g.own = bucket{mark: g.own.mark, queued: g.own.queued} // the row was deleted: its usage is forgotten
+	}
+	if g.waiting > 0 {
+		g.requeue(nowNS)
+	}
+}
+
+// writtenOut tells whether the row of l names the gate and the endpoint themselves.
+func (g *gate) writtenOut(l *limits.Limit) bool {
+	return l.Domain == g.name.domain && !strings.Contains(l.Gateway, "*") && !strings.Contains(l.Endpoint, "*")
+}
+
+// gatewayBucket returns the gateway's own bucket, nil when no limit is in force there. found
+// says whether a row matches, a disabled one included.
+func (g *gate) gatewayBucket(nowNS int64) (b *bucket, found bool) {
+	l := g.gatewayRow
+	if l == nil || !l.Enabled {
+		return nil, l != nil
+	}
+	g.own.adopt(l, g.changedNS, nowNS)
+	return &g.own, true
+}
+
+// fallbackBucket returns the bucket of the default limit: the gateway's own, so that a row
+// that comes later takes over what was used.
+func (g *gate) fallbackBucket(nowNS int64) *bucket {
+	if g.engine.fallback == nil {
+		return nil
+	}
+	g.own.adopt(g.engine.fallback, g.changedNS, nowNS)
+	return &g.own
+}
+
+// endpointBucket is gatewayBucket for a concrete endpoint.
+func (g *gate) endpointBucket(endpoint string, nowNS int64) (b *bucket, found bool) {
+	key := shortName(endpoint)
+	b = g.endpoints[key]
+	if b != nil && b.gen == g.gen {
+		return b, true
+	}
+	l := g.rules.Endpoint(endpoint, "")
+	switch {
+	case l == nil:
+		g.drop(b)
+		return nil, false
+	case !l.Enabled:
+		return nil, true
+	case b == nil:
+		b = g.addEndpoint(strings.Clone(key))
+	}
+	g.settleOn(b, l, nowNS)
+	g.setDynamic(b, !g.writtenOut(l))
+	return b, true
+}
+
+// perBucket is gatewayBucket for one value of a key that a row counts by: the gateway's row,
+// or the endpoint's with ofEndpoint. key is the bucket's, as levelKey.per makes it.
+func (g *gate) perBucket(key []byte, l *limits.Limit, nowNS int64) (b *bucket, found bool) {
+	b = g.others[string(key)]
+	switch {
+	case l == nil:
+		g.drop(b)
+		return nil, false
+	case !l.Enabled:
+		return nil, true
+	case b == nil:
+		b = g.addOther(string(key))
+	}
+	g.settleOn(b, l, nowNS)
+	g.setDynamic(b, true)
+	return b, true
+}
+
+// overrideBucket returns the bucket of the limit that a descriptor brought along, which is
+// part of its key.
+func (g *gate) overrideBucket(key []byte, d *Descriptor, nowNS int64) *bucket {
+	b := g.others[string(key)]
+	if b == nil {
+		b = g.addOther(string(key))
+		b.adopt(limits.Override(d.Override, d.OverrideWindowNS, nowNS), nowNS, nowNS)
+		g.setDynamic(b, true)
+	}
+	return b
+}
+
+func (g *gate) settleOn(b *bucket, l *limits.Limit, nowNS int64) {
+	b.gen = g.gen
+	b.adopt(l, g.changedNS, nowNS)
+}
+
+func (g *gate) addEndpoint(key string) *bucket {
+	if g.endpoints == nil {
+		g.endpoints = make(map[string]*bucket, 1)
+	}
+	b := &bucket{key: key}
+	g.endpoints[key] = b
+	g.engine.buckets.Add(1)
+	return b
+}
+
+func (g *gate) addOther(key string) *bucket {
+	if g.others == nil {
+		g.others = make(map[string]*bucket, 1)
+	}
+	b := &bucket{key: key, other: true}
+	g.others[key] = b
+	g.engine.buckets.Add(1)
+	return b
+}
+
+// levelKey builds the keys of gate.others and of lanes. No two different lists of names meet:
+// every name is preceded by its length.
+type levelKey []byte
+
+func (k levelKey) name(s string) levelKey {
+	s = shortName(s)
+	return append(binary.AppendUvarint(k, uint64(len(s))), s...)
+}
+
+func (k levelKey) perGateway(key, value string) levelKey {
+	return append(k, 'g').name(key).name(value)
+}
+
+func (k levelKey) perEndpoint(key, endpoint, value string) levelKey {
+	return append(k, 'e').name(key).name(endpoint).name(value)
+}
+
+func (k levelKey) override(d *Descriptor) levelKey {
+	k = binary.AppendUvarint(append(k, 'o'), uint64(d.Override))
+	k = binary.AppendUvarint(k, uint64(max(d.OverrideWindowNS, 0)))
+	for i := range d.Entries {
+		if d.Entries[i].Key != MaxWaitKey {
+			k = k.name(d.Entries[i].Key).name(d.Entries[i].Value)
+		}
+	}
+	if len(k) <= maxOverrideKey {
+		return k
+	}
+	sum := sha256.Sum256(k)
+	return append(append(k[:0], 'h'), sum[:]...)
+}
+
+// maxOverrideKey bounds the memory of one override: the names of all its entries are part of
+// its key, longer ones are known by their hash.
+const maxOverrideKey = 1024
+
+// drop forgets a bucket, unless a waiter needs it.
+func (g *gate) drop(b *bucket) {
+	if b == nil || b.queued > 0 {
+		return
+	}
+	g.setDynamic(b, false)
+	if b.other {
+		delete(g.others, b.key)
+	} else {
+		delete(g.endpoints, b.key)
+	}
+	g.engine.buckets.Add(-1)
+}
