@@ -1,0 +1,144 @@
+package rls
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/tps-agent/ratelimitd/internal/buckets"
+)
+
+// MaxBody is the largest body of a request over HTTP.
+const MaxBody = 1 << 20
+
+// maxWaitHeader bounds how long a request over HTTP may be held.
+const maxWaitHeader = "X-Max-Wait-Ms"
+
+// JSON returns the handler of POST /json: a RateLimitRequest as proto3 JSON in, 200 or 429
+// with the RateLimitResponse out. The answers are those of gRPC.
+func (s *Service) JSON() http.Handler { return http.HandlerFunc(s.serveJSON) }
+
+func (s *Service) serveJSON(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		problem(w, http.StatusMethodNotAllowed, "method "+strconv.Quote(r.Method)+": /json takes POST")
+		return
+	}
+	maxWait, err := parseMaxWait(r.Header)
+	if err != nil {
+		problem(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	wire, code, err := readRequest(w, r)
+	if err != nil {
+		s.metrics.failed(codes.InvalidArgument)
+		problem(w, code, err.Error())
+		return
+	}
+	c := s.calls.Get().(*call)
+	defer c.release()
+	if err := c.UnmarshalWire(wire); err != nil {
+		problem(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	if err := s.decide(r.Context(), c, maxWait, "json"); err != nil {
+		st := grpcStatus(r.Context(), err)
+		s.metrics.failed(st.Code())
+		problem(w, httpStatus(st.Code()), st.Message())
+		return
+	}
+	s.writeJSON(w, c)
+}
+
+// parseMaxWait reads the header; -1 where it is absent.
+func parseMaxWait(h http.Header) (time.Duration, error) {
+	v := h.Get(maxWaitHeader)
+	if v == "" {
+		return -1, nil
+	}
+	ms, err := strconv.ParseUint(v, 10, 32)
+	if err != nil {
+		return 0, fmt.Errorf("header %s %.64q: is not a whole number of milliseconds", maxWaitHeader, v)
+	}
+	return time.Duration(ms) * time.Millisecond, nil //nolint:gosec // 32 bits
+}
+
+// readRequest returns the body in the wire format, or the status that says what is wrong.
+func readRequest(w http.ResponseWriter, r *http.Request) (wire []byte, code int, err error) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxBody))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return nil, http.StatusRequestEntityTooLarge, fmt.Errorf("body: is over %d bytes", tooLarge.Limit)
+	case err != nil:
+		return nil, http.StatusBadRequest, fmt.Errorf("reading the body: %w", err)
+	}
+	var m ratelimitv3.RateLimitRequest
+	if err := protojson.Unmarshal(body, &m); err != nil {
+		return nil, http.StatusBadRequest, fmt.Errorf("body is no RateLimitRequest: %w", err)
+	}
+	wire, err = proto.Marshal(&m)
+	if err != nil {
+		return nil, http.StatusBadRequest, fmt.Errorf("body is no RateLimitRequest: %w", err)
+	}
+	return wire, http.StatusOK, nil
+}
+
+func (s *Service) writeJSON(w http.ResponseWriter, c *call) {
+	var m ratelimitv3.RateLimitResponse
+	if err := proto.Unmarshal(appendAnswer(nil, &c.request, &c.decision, s.cfg.ResponseHeaders), &m); err != nil {
+		problem(w, http.StatusInternalServerError, "encoding the answer: "+err.Error())
+		return
+	}
+	body, err := protojson.Marshal(&m)
+	if err != nil {
+		problem(w, http.StatusInternalServerError, "encoding the answer: "+err.Error())
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if after := retryAfter(&c.decision); after != "" {
+		w.Header().Set("Retry-After", after)
+	}
+	if c.decision.Code == buckets.OverLimit {
+		w.WriteHeader(http.StatusTooManyRequests)
+	}
+	_, _ = w.Write(append(body, '\n')) // whoever asked has gone: nobody is left to tell
+}
+
+func httpStatus(code codes.Code) int {
+	switch code {
+	case codes.InvalidArgument:
+		return http.StatusBadRequest
+	case codes.Unavailable:
+		return http.StatusServiceUnavailable
+	case codes.DeadlineExceeded:
+		return http.StatusGatewayTimeout
+	default:
+		return 499 // client closed request, as nginx says it
+	}
+}
+
+// problem answers with an RFC 9457 problem.
+func problem(w http.ResponseWriter, code int, detail string) {
+	body, err := json.Marshal(struct {
+		Title  string `json:"title"`
+		Status int    `json:"status"`
+		Detail string `json:"detail"`
+	}{http.StatusText(code), code, detail})
+	if err != nil {
+		http.Error(w, detail, code)
+		return
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(code)
+	_, _ = w.Write(append(body, '\n')) // as above
+}

@@ -1,0 +1,154 @@
+package rls
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/codes"
+
+	"github.com/tps-agent/ratelimitd/internal/buckets"
+)
+
+// metrics count decisions. Names in labels are a client's, so their number is bounded.
+type metrics struct {
+	decisions *prometheus.CounterVec
+	duration  prometheus.Histogram
+	hold      prometheus.Histogram
+	grpc      prometheus.Counter
+	json      prometheus.Counter
+	errors    *prometheus.CounterVec
+
+	maxSeries int
+	mu        sync.RWMutex
+	series    map[seriesKey]prometheus.Counter
+}
+
+type seriesKey struct {
+	domain, gateway, endpoint string
+	code                      string
+}
+
+// otherName stands for every name beyond the bound.
+const otherName = "other"
+
+func newMetrics(maxSeries int, engine *buckets.Engine, reg prometheus.Registerer) (*metrics, error) {
+	requests := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "ratelimitd_requests_total", Help: "RateLimitRequests received, by protocol (grpc, json).",
+	}, []string{"protocol"})
+	m := &metrics{
+		maxSeries: maxSeries,
+		series:    make(map[seriesKey]prometheus.Counter),
+		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "ratelimitd_decisions_total",
+			Help: "Decisions by what was asked and the answer (ok, over_limit, shadow: let through, though a limit in shadow mode would have refused). Beyond TPS_MAX_SERIES names count as other.",
+		}, []string{"domain", "gateway", "endpoint", "code"}),
+		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "ratelimitd_decision_duration_seconds", Help: "Time that a decision took, without what the request was held.",
+			Buckets:                     []float64{1e-6, 2.5e-6, 5e-6, 10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 100e-3, 1},
+			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160,
+		}),
+		hold: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "ratelimitd_hold_duration_seconds", Help: "Time that held requests waited, granted and refused ones.",
+			Buckets:                     []float64{.001, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 600, 1800},
+			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160,
+		}),
+		errors: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "ratelimitd_request_errors_total", Help: "Requests answered with an error instead of a decision, by gRPC code. Envoy lets such a request through.",
+		}, []string{"code"}),
+		grpc: requests.WithLabelValues("grpc"),
+		json: requests.WithLabelValues("json"),
+	}
+	collectors := append(engineCollectors(engine), requests, m.decisions, m.duration, m.hold, m.errors)
+	for _, c := range collectors {
+		if err := reg.Register(c); err != nil {
+			return nil, fmt.Errorf("registering the metrics of the rate limit service: %w", err)
+		}
+	}
+	for _, code := range [...]codes.Code{codes.InvalidArgument, codes.Unavailable, codes.Canceled, codes.DeadlineExceeded} {
+		m.errors.WithLabelValues(code.String())
+	}
+	return m, nil
+}
+
+func engineCollectors(engine *buckets.Engine) []prometheus.Collector {
+	gauge := func(name, help string, v func(buckets.Stats) int64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(v(engine.Stats())) })
+	}
+	counter := func(name, help string, labels prometheus.Labels, v func(buckets.Stats) uint64) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: labels}, func() float64 { return float64(v(engine.Stats())) })
+	}
+	const evicted = "Buckets evicted at TPS_MAX_BUCKETS; a full one loses nothing, of a used one the usage is forgotten."
+	return []prometheus.Collector{
+		gauge("ratelimitd_waiters", "Requests that are held at this instant.", func(s buckets.Stats) int64 { return s.Waiters }),
+		gauge("ratelimitd_buckets", "Live buckets.", func(s buckets.Stats) int64 { return s.Buckets }),
+		gauge("ratelimitd_buckets_bounded", "Live buckets of names that no row of their domain writes out, which TPS_MAX_BUCKETS bounds.", func(s buckets.Stats) int64 { return s.Bounded }),
+		counter("ratelimitd_buckets_evicted_total", evicted, prometheus.Labels{"state": "full"}, func(s buckets.Stats) uint64 { return s.EvictedFull }),
+		counter("ratelimitd_buckets_evicted_total", evicted, prometheus.Labels{"state": "used"}, func(s buckets.Stats) uint64 { return s.EvictedUsed }),
+		counter("ratelimitd_waiters_refused_total", "Requests refused instead of held, because TPS_MAX_WAITERS or the size of one request was reached.", nil, func(s buckets.Stats) uint64 { return s.WaitersRefused }),
+	}
+}
+
+func (m *metrics) received(protocol string) {
+	if protocol == "grpc" {
+		m.grpc.Inc()
+	} else {
+		m.json.Inc()
+	}
+}
+
+func (m *metrics) failed(code codes.Code) { m.errors.WithLabelValues(code.String()).Inc() }
+
+// decided counts one decision. took includes the time that the request was held.
+func (m *metrics) decided(r *Request, d *buckets.Decision, took time.Duration) {
+	if d.Held {
+		m.hold.Observe(time.Duration(d.WaitedNS).Seconds())
+	}
+	m.duration.Observe(max(took-time.Duration(d.WaitedNS), 0).Seconds())
+	key := seriesKey{domain: r.Domain, code: "ok"}
+	if i := describing(r, d); i >= 0 {
+		key.gateway, key.endpoint = r.Descriptors[i].Gateway, r.Descriptors[i].Endpoint
+	}
+	switch {
+	case d.Code == buckets.OverLimit:
+		key.code = "over_limit"
+	case shadowRefused(d):
+		key.code = "shadow"
+	}
+	m.counter(key).Inc()
+}
+
+func shadowRefused(d *buckets.Decision) bool {
+	for i := range d.Statuses {
+		if d.Statuses[i].ShadowRefused {
+			return true
+		}
+	}
+	return false
+}
+
+// counter returns the series of a key, whose strings it does not keep.
+func (m *metrics) counter(key seriesKey) prometheus.Counter {
+	m.mu.RLock()
+	c := m.series[key]
+	m.mu.RUnlock()
+	if c != nil {
+		return c
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if c := m.series[key]; c != nil {
+		return c
+	}
+	if len(m.series) >= m.maxSeries {
+		return m.decisions.WithLabelValues(otherName, otherName, otherName, key.code)
+	}
+	key.domain, key.gateway, key.endpoint = strings.Clone(key.domain), strings.Clone(key.gateway), strings.Clone(key.endpoint)
+	c = m.decisions.WithLabelValues(shown(key.domain), shown(key.gateway), shown(key.endpoint), key.code)
+	if len(key.domain)+len(key.gateway)+len(key.endpoint) <= 3*maxShown { // longer ones would cost memory without bound
+		m.series[key] = c
+	}
+	return c
+}
