@@ -1,0 +1,27 @@
+-- +goose Up
+CREATE TABLE IF NOT EXISTS tps_metrics (
+    gateway     text             NOT NULL,
+    endpoint    text             NOT NULL DEFAULT '',
+    timestamp   timestamptz      NOT NULL DEFAULT now(),
+    duration_ms double precision NOT NULL DEFAULT 0,
+    success     boolean          NOT NULL DEFAULT true,
+    domain      text             NOT NULL DEFAULT '',
+    server_id   text             NOT NULL DEFAULT '',
+    status_code integer          NOT NULL DEFAULT 0,
+    throttled   boolean          NOT NULL DEFAULT false,
+    waited_ms   double precision NOT NULL DEFAULT 0
+) PARTITION BY RANGE (timestamp);
+
+COMMENT ON TABLE tps_metrics IS 'One row per transaction, partitioned by UTC day. ratelimitd makes the partitions seven days ahead.';
+COMMENT ON COLUMN tps_metrics.timestamp IS 'when the transaction ended';
+COMMENT ON COLUMN tps_metrics.duration_ms IS 'what Envoy measured, less waited_ms';
+COMMENT ON COLUMN tps_metrics.throttled IS 'refused by a limit of ratelimitd; an upstream''s own 429 is not';
+
+CREATE TABLE IF NOT EXISTS tps_metrics_default PARTITION OF tps_metrics DEFAULT;
+
+-- Rows come nearly in the order of time, so a block range index costs next to nothing and
+-- still finds an hour of a day.
+CREATE INDEX IF NOT EXISTS tps_metrics_timestamp ON tps_metrics USING brin (timestamp) WITH (pages_per_range = 32);
+
+-- +goose Down
+DROP TABLE tps_metrics;
