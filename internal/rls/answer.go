@@ -34,14 +34,14 @@ func appendAnswer(b []byte, r *Request, d *buckets.Decision, withHeaders bool) [
 	return b
 }
 
-func appendStatus(b []byte, s *buckets.Status, overrideUnit int32) []byte {
+func appendStatus(b []byte, s *buckets.Status, overrideUnit uint32) []byte {
 	b = appendVarint(b, 1, uint64(s.Code)) //nolint:gosec // as above
 	if s.Limit == nil {
 		return b
 	}
 	unit := uint64(unitSecond)
 	if s.Override {
-		unit = uint64(overrideUnit) //nolint:gosec // 1 to 6, checked by prepare
+		unit = uint64(overrideUnit)
 	}
 	b = appendMessage(b, 2, func(b []byte) []byte {
 		b = appendVarint(b, 1, uint64(s.Limit.MaxTPS)) //nolint:gosec // 0 to 2^32-1

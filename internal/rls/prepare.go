@@ -20,10 +20,10 @@ func (e errInvalid) Unwrap() error { return e.error }
 
 // unitNS is the length of the window of an override, by envoy.type.v3.RateLimitUnit. A month
 // has 30 days and a year 365, as in Envoy.
-func unitNS(unit int32) (int64, bool) {
+func unitNS(unit uint32) (int64, bool) {
 	const day = 24 * time.Hour
 	windows := [...]time.Duration{1: time.Second, 2: time.Minute, 3: time.Hour, 4: day, 5: 30 * day, 6: 365 * day}
-	if unit < 1 || int(unit) >= len(windows) {
+	if unit < 1 || unit >= uint32(len(windows)) {
 		return 0, false
 	}
 	return int64(windows[unit]), true

@@ -6,6 +6,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/tps-agent/ratelimitd/internal/buckets"
+	"github.com/tps-agent/ratelimitd/internal/wire"
 )
 
 // Request is an envoy.service.ratelimit.v3.RateLimitRequest as it came over the wire. It is
@@ -31,7 +32,7 @@ type descriptorFields struct {
 
 	hasLimit bool
 	limit    uint32
-	unit     int32
+	unit     uint32 // envoy.type.v3.RateLimitUnit
 }
 
 // UnmarshalWire decodes b, which it does not keep. Bytes that are no message are no error
@@ -39,9 +40,11 @@ type descriptorFields struct {
 // Internal error.
 func (r *Request) UnmarshalWire(b []byte) error {
 	r.buf = append(r.buf[:0], b...)
-	r.Domain, r.hits = "", 0
+	r.Domain, r.hits, r.decodingIs = "", 0, nil
 	r.Descriptors, r.fields, r.entries = r.Descriptors[:0], r.fields[:0], r.entries[:0]
-	r.decodingIs = eachField(r.buf, r.field)
+	if err := wire.Fields(r.buf, r.field); err != nil {
+		r.decodingIs = fmt.Errorf("the bytes are no envoy.service.ratelimit.v3.RateLimitRequest: %w", err)
+	}
 	for i := range r.fields {
 		f := &r.fields[i]
 		r.Descriptors = append(r.Descriptors, buckets.Descriptor{Entries: r.entries[f.firstEntry:f.lastEntry:f.lastEntry]})
@@ -49,107 +52,90 @@ func (r *Request) UnmarshalWire(b []byte) error {
 	return nil
 }
 
-func (r *Request) field(num protowire.Number, v value) error {
-	switch {
-	case num == 1 && v.isBytes():
-		r.Domain = v.string()
-	case num == 2 && v.isBytes():
-		r.fields = append(r.fields, descriptorFields{firstEntry: len(r.entries)})
-		f := &r.fields[len(r.fields)-1]
-		err := eachField(v.bytes, func(num protowire.Number, v value) error { return r.descriptorField(f, num, v) })
-		f.lastEntry = len(r.entries)
-		return err
-	case num == 3 && v.isVarint():
-		r.hits = uint32(v.varint) //nolint:gosec // protobuf keeps the low 32 bits
+func (r *Request) field(num protowire.Number, v wire.Value) error {
+	switch num {
+	case 1:
+		setString(&r.Domain, v)
+	case 2:
+		if b, ok := v.Bytes(); ok {
+			return r.descriptor(b)
+		}
+	case 3:
+		setUint32(&r.hits, v)
 	}
 	return nil
 }
 
-func (r *Request) descriptorField(f *descriptorFields, num protowire.Number, v value) error {
-	switch {
-	case num == 1 && v.isBytes():
+func (r *Request) descriptor(b []byte) error {
+	r.fields = append(r.fields, descriptorFields{firstEntry: len(r.entries)})
+	f := &r.fields[len(r.fields)-1]
+	err := wire.Fields(b, func(num protowire.Number, v wire.Value) error { return r.descriptorField(f, num, v) })
+	f.lastEntry = len(r.entries)
+	return err
+}
+
+func (r *Request) descriptorField(f *descriptorFields, num protowire.Number, v wire.Value) error {
+	if num == 4 {
+		if n, ok := v.Varint(); ok {
+			f.negative = n != 0
+		}
+		return nil
+	}
+	b, ok := v.Bytes()
+	if !ok {
+		return nil
+	}
+	switch num {
+	case 1:
 		r.entries = append(r.entries, buckets.Entry{})
 		e := &r.entries[len(r.entries)-1]
-		return eachField(v.bytes, func(num protowire.Number, v value) error { return entryField(e, num, v) })
-	case num == 2 && v.isBytes():
+		return wire.Fields(b, func(num protowire.Number, v wire.Value) error { return entryField(e, num, v) })
+	case 2:
 		f.hasLimit = true
-		return eachField(v.bytes, f.limitField)
-	case num == 3 && v.isBytes():
+		return wire.Fields(b, f.limitField)
+	case 3:
 		f.hasHits = true
-		return eachField(v.bytes, f.hitsField)
-	case num == 4 && v.isVarint():
-		f.negative = v.varint != 0
+		return wire.Fields(b, f.hitsField)
 	}
 	return nil
 }
 
-func entryField(e *buckets.Entry, num protowire.Number, v value) error {
-	switch {
-	case num == 1 && v.isBytes():
-		e.Key = v.string()
-	case num == 2 && v.isBytes():
-		e.Value = v.string()
+func entryField(e *buckets.Entry, num protowire.Number, v wire.Value) error {
+	switch num {
+	case 1:
+		setString(&e.Key, v)
+	case 2:
+		setString(&e.Value, v)
 	}
 	return nil
 }
 
-func (f *descriptorFields) limitField(num protowire.Number, v value) error {
-	switch {
-	case num == 1 && v.isVarint():
-		f.limit = uint32(v.varint) //nolint:gosec // protobuf keeps the low 32 bits
-	case num == 2 && v.isVarint():
-		f.unit = int32(v.varint) //nolint:gosec // protobuf keeps the low 32 bits
+func (f *descriptorFields) limitField(num protowire.Number, v wire.Value) error {
+	switch num {
+	case 1:
+		setUint32(&f.limit, v)
+	case 2:
+		setUint32(&f.unit, v)
 	}
 	return nil
 }
 
-func (f *descriptorFields) hitsField(num protowire.Number, v value) error {
-	if num == 1 && v.isVarint() {
-		f.hits = v.varint
+func (f *descriptorFields) hitsField(num protowire.Number, v wire.Value) error {
+	if n, ok := v.Varint(); ok && num == 1 {
+		f.hits = n
 	}
 	return nil
 }
 
-// value is one field as it stands on the wire. A field of another type than the schema's is
-// an unknown one to protobuf, and is passed over.
-type value struct {
-	kind   protowire.Type
-	varint uint64
-	bytes  []byte
-}
-
-func (v *value) isBytes() bool  { return v.kind == protowire.BytesType }
-func (v *value) isVarint() bool { return v.kind == protowire.VarintType }
-func (v *value) string() string { return alias(v.bytes) }
-
-// eachField calls f for every field of a message, in order.
-func eachField(b []byte, f func(protowire.Number, value) error) error {
-	for len(b) > 0 {
-		num, kind, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return malformed(protowire.ParseError(n))
-		}
-		b = b[n:]
-		v := value{kind: kind}
-		switch kind {
-		case protowire.VarintType:
-			v.varint, n = protowire.ConsumeVarint(b)
-		case protowire.BytesType:
-			v.bytes, n = protowire.ConsumeBytes(b)
-		default:
-			n = protowire.ConsumeFieldValue(num, kind, b)
-		}
-		if n < 0 {
-			return malformed(protowire.ParseError(n))
-		}
-		b = b[n:]
-		if err := f(num, v); err != nil {
-			return err
-		}
+func setString(to *string, v wire.Value) {
+	if s, ok := v.String(); ok {
+		*to = s
 	}
-	return nil
 }
 
-func malformed(err error) error {
-	return fmt.Errorf("decoding the message as envoy.service.ratelimit.v3.RateLimitRequest: %w", err)
+// setUint32 keeps the low 32 bits, as protobuf does.
+func setUint32(to *uint32, v wire.Value) {
+	if n, ok := v.Varint(); ok {
+		*to = uint32(n) //nolint:gosec // cut on purpose
+	}
 }
