@@ -1,0 +1,168 @@
+package recorder
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// figures are the counts of transactions by name, in memory and for Prometheus. The number of
+// names is bounded: what comes beyond counts as `other`.
+type figures struct {
+	total    *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+	waited   *prometheus.CounterVec
+	max      int
+	received atomic.Uint64
+
+	mu     sync.RWMutex
+	byName map[seriesKey]*series
+}
+
+type seriesKey struct{ domain, gateway, endpoint string }
+
+const otherName = "other"
+
+// series are the figures of one name.
+type series struct {
+	key       seriesKey
+	total     [2][2]prometheus.Counter // by success, throttled
+	duration  prometheus.Observer
+	waited    prometheus.Counter
+	requests  atomic.Uint64
+	failed    atomic.Uint64
+	throttled atomic.Uint64
+	held      atomic.Uint64
+	totalNS   atomic.Int64
+}
+
+func newFigures(maxSeries int, reg prometheus.Registerer) (*figures, error) {
+	f := &figures{
+		max: maxSeries,
+		total: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "ratelimitd_transactions_total", Help: "Transactions that the access log told of. Beyond TPS_MAX_SERIES names count as other.",
+		}, []string{"domain", "gateway", "endpoint", "success", "throttled"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "ratelimitd_transaction_duration_seconds", Help: "Duration of transactions as Envoy measured it, less what they were held.",
+			Buckets:                     []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160,
+		}, []string{"domain", "gateway", "endpoint"}),
+		waited: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "ratelimitd_transaction_waited_seconds_total", Help: "Time that transactions were held by a limit.",
+		}, []string{"domain", "gateway", "endpoint"}),
+		byName: make(map[seriesKey]*series),
+	}
+	for _, c := range []prometheus.Collector{f.total, f.duration, f.waited} {
+		if err := reg.Register(c); err != nil {
+			return nil, fmt.Errorf("registering the metrics of transactions: %w", err)
+		}
+	}
+	return f, nil
+}
+
+func (f *figures) add(t *Transaction) {
+	f.received.Add(1)
+	s := f.series(seriesKey{t.Domain, t.Gateway, t.Endpoint})
+	s.requests.Add(1)
+	s.totalNS.Add(int64(t.Duration))
+	s.total[index(t.Success)][index(t.Throttled)].Inc()
+	s.duration.Observe(t.Duration.Seconds())
+	if !t.Success {
+		s.failed.Add(1)
+	}
+	if t.Throttled {
+		s.throttled.Add(1)
+	}
+	if t.Waited > 0 {
+		s.held.Add(1)
+		s.waited.Add(t.Waited.Seconds())
+	}
+}
+
+func index(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func (f *figures) series(key seriesKey) *series {
+	f.mu.RLock()
+	s := f.byName[key]
+	f.mu.RUnlock()
+	if s != nil {
+		return s
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if s := f.byName[key]; s != nil {
+		return s
+	}
+	if len(f.byName) >= f.max {
+		key = seriesKey{otherName, otherName, otherName}
+		if s := f.byName[key]; s != nil {
+			return s
+		}
+	}
+	s = f.newSeries(key)
+	f.byName[key] = s
+	return s
+}
+
+func (f *figures) newSeries(key seriesKey) *series {
+	s := &series{
+		key:      key,
+		duration: f.duration.WithLabelValues(key.domain, key.gateway, key.endpoint),
+		waited:   f.waited.WithLabelValues(key.domain, key.gateway, key.endpoint),
+	}
+	for _, success := range [2]bool{false, true} {
+		for _, throttled := range [2]bool{false, true} {
+			s.total[index(success)][index(throttled)] = f.total.WithLabelValues(key.domain, key.gateway, key.endpoint,
+				strconv.FormatBool(success), strconv.FormatBool(throttled))
+		}
+	}
+	return s
+}
+
+// Stats are the figures since the start.
+type Stats struct {
+	Transactions uint64          `json:"transactions"` // received
+	Endpoints    []EndpointStats `json:"endpoints"`    // by domain, gateway, endpoint
+}
+
+// EndpointStats are the figures of one endpoint of one gateway. Endpoint is empty for requests
+// that name none; beyond TPS_MAX_SERIES all three names are `other`.
+type EndpointStats struct {
+	Domain       string  `json:"domain"`
+	Gateway      string  `json:"gateway"`
+	Endpoint     string  `json:"endpoint"`
+	Transactions uint64  `json:"transactions"`
+	Failed       uint64  `json:"failed"`
+	Throttled    uint64  `json:"throttled"`
+	Held         uint64  `json:"held"`
+	MeanMS       float64 `json:"mean_duration_ms"`
+}
+
+func (f *figures) stats() Stats {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	st := Stats{Transactions: f.received.Load(), Endpoints: make([]EndpointStats, 0, len(f.byName))}
+	for key, s := range f.byName {
+		n := s.requests.Load()
+		st.Endpoints = append(st.Endpoints, EndpointStats{
+			Domain: key.domain, Gateway: key.gateway, Endpoint: key.endpoint,
+			Transactions: n, Failed: s.failed.Load(), Throttled: s.throttled.Load(), Held: s.held.Load(),
+			MeanMS: float64(s.totalNS.Load()) / float64(max(n, 1)) / float64(time.Millisecond),
+		})
+	}
+	slices.SortFunc(st.Endpoints, func(a, b EndpointStats) int {
+		return cmp.Or(cmp.Compare(a.Domain, b.Domain), cmp.Compare(a.Gateway, b.Gateway), cmp.Compare(a.Endpoint, b.Endpoint))
+	})
+	return st
+}

@@ -1,0 +1,69 @@
+package recorder
+
+import (
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Reasons for which a transaction or an entry is not stored.
+const (
+	dropQueueFull = "queue_full" // no room in memory
+	dropMalformed = "malformed"  // bytes that are no access-log entry
+	dropRefused   = "refused"    // Postgres will never take the row
+	dropShutdown  = "shutdown"   // still waiting at the end of the stop
+
+	ignoredTCP          = "tcp"
+	ignoredIntermediate = "intermediate"
+)
+
+type metrics struct {
+	received    prometheus.Counter
+	written     prometheus.Counter
+	writeErrors prometheus.Counter
+	maintenance prometheus.Counter
+	dropped     *prometheus.CounterVec
+	ignored     *prometheus.CounterVec
+	streams     prometheus.Gauge
+}
+
+func newMetrics(reg prometheus.Registerer, queueLength func() int) (*metrics, error) {
+	m := &metrics{
+		received: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "ratelimitd_recorder_received_total", Help: "Transactions received.",
+		}),
+		written: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "ratelimitd_recorder_written_total", Help: "Transactions written, by sink.", ConstLabels: prometheus.Labels{"sink": "postgres"},
+		}),
+		writeErrors: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "ratelimitd_recorder_write_errors_total", Help: "Writes that failed and are tried again.",
+		}),
+		maintenance: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "ratelimitd_recorder_partition_errors_total", Help: "Failed attempts to make the partitions of tps_metrics.",
+		}),
+		dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "ratelimitd_recorder_dropped_total", Help: "Transactions lost, by reason (queue_full, malformed, refused, shutdown).",
+		}, []string{"reason"}),
+		ignored: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "ratelimitd_recorder_ignored_total", Help: "Access-log entries that are no finished HTTP request, by reason (tcp, intermediate).",
+		}, []string{"reason"}),
+		streams: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "ratelimitd_recorder_streams", Help: "Open access-log streams.",
+		}),
+	}
+	queue := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "ratelimitd_recorder_queue_length", Help: "Transactions that wait to be written.",
+	}, func() float64 { return float64(queueLength()) })
+	for _, c := range []prometheus.Collector{m.received, m.written, m.writeErrors, m.maintenance, m.dropped, m.ignored, m.streams, queue} {
+		if err := reg.Register(c); err != nil {
+			return nil, fmt.Errorf("registering the metrics of the recorder: %w", err)
+		}
+	}
+	for _, reason := range [...]string{dropQueueFull, dropMalformed, dropRefused, dropShutdown} {
+		m.dropped.WithLabelValues(reason)
+	}
+	for _, reason := range [...]string{ignoredTCP, ignoredIntermediate} {
+		m.ignored.WithLabelValues(reason)
+	}
+	return m, nil
+}

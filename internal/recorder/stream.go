@@ -1,0 +1,101 @@
+package recorder
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"time"
+
+	_ "github.com/envoyproxy/go-control-plane/envoy/service/accesslog/v3" // descriptors for reflection
+	"google.golang.org/grpc"
+)
+
+// closeGrace is how long an idle stream is kept when streams are to end: Envoy's usual
+// buffer_flush_interval of a second, and some.
+const closeGrace = 2 * time.Second
+
+// Register adds AccessLogService v3 to a grpc server, whose codec must let messages decode
+// themselves (rls.Codec).
+func (r *Recorder) Register(s grpc.ServiceRegistrar) {
+	s.RegisterService(&grpc.ServiceDesc{
+		ServiceName: "envoy.service.accesslog.v3.AccessLogService",
+		HandlerType: (*any)(nil),
+		Streams:     []grpc.StreamDesc{{StreamName: "StreamAccessLogs", Handler: streamAccessLogs, ClientStreams: true}},
+		Metadata:    "envoy/service/accesslog/v3/als.proto",
+	}, r)
+}
+
+// CloseStreams ends every stream right after the next message, idle ones after two seconds:
+// Envoy loses nothing when a stream ends there, and opens the next one elsewhere.
+func (r *Recorder) CloseStreams() { r.close.Do(func() { close(r.closing) }) }
+
+func streamAccessLogs(srv any, stream grpc.ServerStream) error {
+	r := srv.(*Recorder)
+	r.metrics.streams.Inc()
+	defer r.metrics.streams.Dec()
+	ended := make(chan error, 1)
+	go func() { ended <- r.receive(stream) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-r.closing:
+	}
+	idle := time.NewTimer(closeGrace)
+	defer idle.Stop()
+	select {
+	case err := <-ended:
+		return err
+	case <-idle.C:
+		return nil // which ends receive as well
+	}
+}
+
+// receive reads messages until the client or CloseStreams ends the stream.
+func (r *Recorder) receive(stream grpc.ServerStream) error {
+	m := message{recorder: r}
+	for {
+		if err := stream.RecvMsg(&m); err != nil {
+			if errors.Is(err, io.EOF) {
+				return stream.SendMsg(&m)
+			}
+			return err
+		}
+		select {
+		case <-r.closing:
+			return nil
+		default:
+		}
+	}
+}
+
+// message is a StreamAccessLogsMessage on its way in, and the empty StreamAccessLogsResponse on
+// its way out.
+type message struct{ recorder *Recorder }
+
+// UnmarshalWire records every entry of the message. It never fails: what cannot be read is
+// counted, and the stream goes on.
+func (m *message) UnmarshalWire(b []byte) error {
+	r, receivedAt := m.recorder, time.Now()
+	err := eachEntry(b, func(e *entry) {
+		if !e.counted() {
+			r.metrics.ignored.WithLabelValues(ignoredIntermediate).Inc()
+			return
+		}
+		t := e.transaction(receivedAt)
+		r.Record(&t)
+	}, r.malformed, func(n int) {
+		r.metrics.ignored.WithLabelValues(ignoredTCP).Add(float64(n))
+	})
+	if err != nil {
+		r.malformed(err)
+	}
+	return nil
+}
+
+// MarshalWire appends the empty response.
+func (m *message) MarshalWire(b []byte) ([]byte, error) { return b, nil }
+
+func (r *Recorder) malformed(err error) {
+	r.metrics.dropped.WithLabelValues(dropMalformed).Inc()
+	r.log.Debug("an access-log entry cannot be read", slog.Any("error", err)) //nolint:sloglint // there is no context of a request
+}

@@ -1,0 +1,127 @@
+package recorder
+
+import (
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Transaction is one finished request.
+type Transaction struct {
+	Domain     string        // of the decision; empty where none is known
+	Gateway    string        // "-" where the entry tells none
+	Endpoint   string        // empty = none
+	At         time.Time     // when it ended
+	Duration   time.Duration // less Waited
+	Waited     time.Duration // held by a limit
+	StatusCode int           // 0 = no response
+	Success    bool
+	Throttled  bool // refused by a limit
+}
+
+// noGateway is the gateway of an entry that tells none.
+const noGateway = "-"
+
+// maxName is the longest name that is stored, in bytes.
+const maxName = 255
+
+// maxHold is the longest that a request can have been held; more is not believed.
+const maxHold = 30 * time.Minute
+
+// transaction says what an entry means. receivedAt stands in where the entry has no time.
+func (e *entry) transaction(receivedAt time.Time) Transaction {
+	t := Transaction{Domain: clean(e.decision.domain), StatusCode: int(e.status)}
+	t.Gateway, t.Endpoint = e.names()
+	t.Waited = e.decision.waited()
+	t.Duration = max(e.duration-t.Waited, 0)
+	t.At = e.endedAt(receivedAt)
+	t.Throttled = e.rateLimited || e.decision.throttled
+	t.Success = e.status != 0 && e.status < 500 && e.status != 429 && e.grpcOK() && !t.Throttled
+	return t
+}
+
+// names come from the decision, else from the custom tags of Envoy's configuration, else from
+// the cluster and the route.
+func (e *entry) names() (gateway, endpoint string) {
+	switch {
+	case e.decision.gateway != "":
+		gateway, endpoint = e.decision.gateway, e.decision.endpoint
+	case told(e.tagGateway):
+		gateway, endpoint = e.tagGateway, e.tagEndpoint
+	default:
+		gateway, endpoint = e.cluster, e.route
+		if told(e.tagEndpoint) {
+			endpoint = e.tagEndpoint
+		}
+	}
+	if gateway == "" {
+		gateway = noGateway
+	}
+	if endpoint == noGateway {
+		endpoint = "" // what Envoy's own default of a tag usually is
+	}
+	return clean(gateway), clean(endpoint)
+}
+
+func told(tag string) bool { return tag != "" && tag != noGateway }
+
+func (d *decision) waited() time.Duration {
+	ms := d.waitedMS
+	if !(ms > 0) { // NaN too
+		return 0
+	}
+	return time.Duration(min(ms, float64(maxHold/time.Millisecond)) * float64(time.Millisecond))
+}
+
+// grpcOK is false for a logged grpc-status other than 0.
+func (e *entry) grpcOK() bool {
+	status := e.grpcTrailer
+	if status == "" {
+		status = e.grpcHeader
+	}
+	return status == "" || status == "0"
+}
+
+// Entries of a time that no row can have are given the time at which they came.
+const (
+	oldest = 366 * 24 * time.Hour
+	newest = 24 * time.Hour
+)
+
+func (e *entry) endedAt(receivedAt time.Time) time.Time {
+	if !e.hasStart {
+		return receivedAt
+	}
+	at := e.start.Add(e.duration)
+	if at.Before(receivedAt.Add(-oldest)) || at.After(receivedAt.Add(newest)) {
+		return receivedAt
+	}
+	return at
+}
+
+// clean makes a name fit to be stored and shown: at most maxName bytes of valid UTF-8 without
+// control characters, for which U+FFFD stands. The result shares no memory with s.
+func clean(s string) string {
+	if len(s) > maxName {
+		cut := maxName
+		for back := 0; back < utf8.UTFMax && cut > 0 && !utf8.RuneStart(s[cut]); back++ {
+			cut--
+		}
+		s = s[:cut]
+	}
+	if utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl) {
+		return strings.Clone(s)
+	}
+	replaced := strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return utf8.RuneError
+		}
+		return r
+	}, s)
+	for len(replaced) > maxName { // U+FFFD is longer than what it stands for
+		_, size := utf8.DecodeLastRuneInString(replaced)
+		replaced = replaced[:len(replaced)-size]
+	}
+	return replaced
+}
