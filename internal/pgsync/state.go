@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/tps-agent/ratelimitd/internal/atomicfile"
 	"github.com/tps-agent/ratelimitd/internal/limits"
 )
 
@@ -69,29 +70,7 @@ func (s *Sync) writeState() error {
 	if err != nil {
 		return fmt.Errorf("encoding the limits: %w", err)
 	}
-	return replaceFile(s.statePath(), body)
-}
-
-// replaceFile writes a file so that a crash leaves the old or the new one, whole.
-func replaceFile(path string, body []byte) (err error) {
-	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp")
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(tmp.Name()) // the first error counts
-		}
-	}()
-	_, err = tmp.Write(body)
-	err = errors.Join(err, tmp.Sync(), tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	return nil
+	return atomicfile.Write(s.statePath(), body)
 }
 
 func (s *Sync) statePath() string { return filepath.Join(s.cfg.DataDir, stateFile) }

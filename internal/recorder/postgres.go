@@ -34,7 +34,7 @@ func (p *Postgres) Write(ctx context.Context, batch []Transaction) error {
 	columns := []string{"gateway", "endpoint", "timestamp", "duration_ms", "success", "domain", "server_id", "status_code", "throttled", "waited_ms"}
 	_, err := p.pool.CopyFrom(ctx, pgx.Identifier{"tps_metrics"}, columns, pgx.CopyFromSlice(len(batch), func(i int) ([]any, error) {
 		t := &batch[i]
-		return []any{t.Gateway, t.Endpoint, t.At, ms(t.Duration), t.Success, t.Domain, p.serverID, int32(t.StatusCode), t.Throttled, ms(t.Waited)}, nil //nolint:gosec // 0 to 2^31 by decode
+		return []any{t.Gateway, t.Endpoint, t.At, ms(t.Duration), t.Success, t.Domain, p.serverID, int32(t.StatusCode), t.Throttled, ms(t.Waited)}, nil //nolint:gosec // 0 to 999
 	}))
 	if err == nil {
 		return nil

@@ -31,7 +31,7 @@ const maxHold = 30 * time.Minute
 
 // transaction says what an entry means. receivedAt stands in where the entry has no time.
 func (e *entry) transaction(receivedAt time.Time) Transaction {
-	t := Transaction{Domain: clean(e.decision.domain), StatusCode: int(e.status)}
+	t := Transaction{Domain: clean(e.decision.domain), StatusCode: int(min(e.status, 999))}
 	t.Gateway, t.Endpoint = e.names()
 	t.Waited = e.decision.waited()
 	t.Duration = max(e.duration-t.Waited, 0)

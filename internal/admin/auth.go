@@ -1,0 +1,135 @@
+package admin
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"log/slog"
+	"mime"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+)
+
+// Role is what a token allows. Write includes read.
+type Role string
+
+// The roles of tokens.
+const (
+	RoleRead  Role = "read"
+	RoleWrite Role = "write"
+)
+
+// Token is one bearer token of the API.
+type Token struct {
+	Role Role
+	hash [sha256.Size]byte
+}
+
+// LogValue keeps tokens out of logs.
+func (t Token) LogValue() slog.Value { return slog.StringValue(string(t.Role) + ":***") }
+
+// ParseTokens reads `role:token` pairs, separated by commas. An empty s gives none. Errors do
+// not repeat the tokens.
+func ParseTokens(s string) ([]Token, error) {
+	var tokens []Token
+	var errs []error
+	for i, pair := range strings.Split(s, ",") {
+		if pair = strings.TrimSpace(pair); pair == "" {
+			continue
+		}
+		role, secret, ok := strings.Cut(pair, ":")
+		switch {
+		case !ok || secret == "":
+			errs = append(errs, fmt.Errorf("entry %d: is not role:token", i+1))
+		case Role(role) != RoleRead && Role(role) != RoleWrite:
+			errs = append(errs, fmt.Errorf("entry %d: role %q is not read or write", i+1, role))
+		default:
+			tokens = append(tokens, Token{Role(role), sha256.Sum256([]byte(secret))})
+		}
+	}
+	return tokens, errors.Join(errs...)
+}
+
+// forwarded are the headers by which a request shows that it came through somebody else.
+const forwarded = "X-Forwarded-For, X-Forwarded-Host, Forwarded, X-Real-Ip, Via"
+
+// allow answers the request itself and returns false where the role is missing.
+func (a *api) allow(w http.ResponseWriter, r *http.Request, need Role) bool {
+	if len(a.tokens) == 0 {
+		if need == RoleRead {
+			return true
+		}
+		if err := thisHostAlone(r); err != nil {
+			problem(w, http.StatusForbidden, "without TPS_API_TOKENS writes are for this host alone: "+err.Error())
+			return false
+		}
+		return true
+	}
+	role, ok := a.role(r)
+	switch {
+	case !ok:
+		w.Header().Set("WWW-Authenticate", `Bearer realm="ratelimitd"`)
+		problem(w, http.StatusUnauthorized, "the header Authorization holds no token of TPS_API_TOKENS")
+	case need == RoleWrite && role != RoleWrite:
+		problem(w, http.StatusForbidden, "the token's role is read; this needs write")
+		return false
+	}
+	return ok
+}
+
+// role compares every token, so that the time taken tells nothing.
+func (a *api) role(r *http.Request) (role Role, ok bool) {
+	scheme, secret, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") || secret == "" {
+		return "", false
+	}
+	hash := sha256.Sum256([]byte(strings.TrimSpace(secret)))
+	for i := range a.tokens {
+		if subtle.ConstantTimeCompare(hash[:], a.tokens[i].hash[:]) == 1 && role != RoleWrite {
+			role, ok = a.tokens[i].Role, true
+		}
+	}
+	return role, ok
+}
+
+// thisHostAlone says why a request is not one that somebody on this host made by hand. A
+// sidecar delivers from 127.0.0.6, and a page in a browser reaches localhost under the name of
+// its own host: neither may write.
+func thisHostAlone(r *http.Request) error {
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return fmt.Errorf("the peer %q is no address", r.RemoteAddr)
+	}
+	if addr := peer.Addr().Unmap().WithZone(""); addr != netip.AddrFrom4([4]byte{127, 0, 0, 1}) && addr != netip.IPv6Loopback() {
+		return fmt.Errorf("the peer %s is not 127.0.0.1 or ::1", addr)
+	}
+	if !loopbackName(r.Host) {
+		return fmt.Errorf("the host %q is not localhost, 127.0.0.1 or [::1]", r.Host)
+	}
+	for name := range strings.SplitSeq(forwarded, ", ") {
+		if _, there := r.Header[http.CanonicalHeaderKey(name)]; there {
+			return fmt.Errorf("the header %s says that the request was forwarded", name)
+		}
+	}
+	if r.ContentLength != 0 {
+		kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+		if err != nil || kind != "application/json" {
+			return fmt.Errorf("the content type %q is not application/json", r.Header.Get("Content-Type"))
+		}
+	}
+	return nil
+}
+
+func loopbackName(host string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	switch strings.ToLower(strings.Trim(host, "[]")) {
+	case "localhost", "127.0.0.1", "::1":
+		return true
+	}
+	return false
+}
