@@ -60,7 +60,9 @@ func New(cfg Config, deps Deps) http.Handler {
 	mux.HandleFunc("GET /api/v1/limits/active", a.activeLimits)
 	mux.HandleFunc("GET /api/v1/stats", a.stats)
 	mux.Handle("/json", deps.JSON)
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, map[string]string{"status": "alive"}) })
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, http.StatusOK, map[string]string{"status": "alive"})
+	})
 	mux.HandleFunc("GET /readyz", a.readyz)
 	mux.HandleFunc("GET /healthcheck", a.healthcheck)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(deps.Gatherer, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))

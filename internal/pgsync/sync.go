@@ -25,6 +25,9 @@ type Config struct {
 	QueryTimeout time.Duration // of connecting and of each query; 0 = 5 s (a full load has ten times as long)
 	StartTimeout time.Duration // after this long without Postgres the limits of the state file are served; 0 = 2 s
 	DataDir      string        // where limits.json lies; empty = nothing is kept
+	// Migrate brings the schema up to date; it is called once, when Postgres first answers. nil =
+	// the schema is somebody else's task.
+	Migrate func(ctx context.Context) error
 }
 
 func (c Config) withDefaults() Config {
@@ -51,6 +54,8 @@ type Sync struct {
 	log     *slog.Logger
 	kick    chan struct{} // somebody wants the history read at once
 	dirty   chan struct{} // the state file is out of date
+
+	migrated bool // only session looks at it
 
 	mu      sync.Mutex
 	fault   error // why what is served may be old; nil = it is current
@@ -144,6 +149,9 @@ func (s *Sync) session(ctx context.Context) error {
 		defer cancel()
 		_ = conn.Close(closing) // a connection that is broken anyway
 	}()
+	if err := s.migrate(ctx); err != nil {
+		return err
+	}
 	if err := s.loadAll(ctx, conn); err != nil {
 		return err
 	}
@@ -162,6 +170,22 @@ func (s *Sync) session(ctx context.Context) error {
 		}
 	}
 	return ctx.Err()
+}
+
+// migrateTimeout bounds a migration, so that a database that hangs is given up and tried again.
+const migrateTimeout = 10 * time.Minute
+
+func (s *Sync) migrate(ctx context.Context) error {
+	if s.migrated || s.cfg.Migrate == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, migrateTimeout)
+	defer cancel()
+	if err := s.cfg.Migrate(ctx); err != nil {
+		return err
+	}
+	s.migrated = true
+	return nil
 }
 
 func (s *Sync) connect(ctx context.Context) (*pgx.Conn, error) {

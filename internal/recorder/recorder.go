@@ -22,6 +22,7 @@ type Config struct {
 	MaxQueue      int           // most transactions in memory; what comes then is dropped and counted
 	MaxSeries     int           // names in figures and metrics before the rest counts as `other`
 	FlushTimeout  time.Duration // of what still waits at the stop; 0 = 5 s
+	Prometheus    bool          // also show transactions as metrics
 }
 
 func (c *Config) validate() error {
@@ -80,7 +81,11 @@ func New(cfg Config, sink Sink, reg prometheus.Registerer, log *slog.Logger) (*R
 	if cfg.FlushTimeout <= 0 {
 		cfg.FlushTimeout = 5 * time.Second
 	}
-	f, err := newFigures(cfg.MaxSeries, reg)
+	var shown prometheus.Registerer = prometheus.NewRegistry() // which nobody reads
+	if cfg.Prometheus {
+		shown = reg
+	}
+	f, err := newFigures(cfg.MaxSeries, shown)
 	if err != nil {
 		return nil, err
 	}
@@ -161,12 +166,14 @@ func (r *Recorder) oldestIsDue() bool {
 
 // maintain looks after the sink every hour, sooner after an error.
 func (r *Recorder) maintain(ctx context.Context) {
+	retry := 500 * time.Millisecond // the schema may be on its way
 	for {
 		next := time.Hour
 		if err := r.sink.Maintain(ctx); err != nil && ctx.Err() == nil {
-			next = 10 * time.Second
+			retry = min(2*retry, time.Minute)
+			next = retry
 			r.metrics.maintenance.Inc()
-			r.log.WarnContext(ctx, "partitions of tps_metrics could not be made; rows go to the default partition", slog.Any("error", err))
+			r.logRarely(ctx, "partitions of tps_metrics could not be made; rows go to the default partition", err)
 		}
 		select {
 		case <-ctx.Done():

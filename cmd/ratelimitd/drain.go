@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+)
+
+// stopper tells of signals. SIGTERM (or the end of the context) asks for the full drain, SIGINT
+// from a terminal for one without delay, and any second signal for an end at once.
+type stopper struct {
+	signals chan os.Signal
+	asked   <-chan struct{}
+}
+
+func notify(ctx context.Context) *stopper {
+	s := &stopper{signals: make(chan os.Signal, 2), asked: ctx.Done()}
+	signal.Notify(s.signals, syscall.SIGTERM, syscall.SIGINT)
+	return s
+}
+
+func (s *stopper) close() { signal.Stop(s.signals) }
+
+// wait blocks until the server is to stop, and returns the signal, nil where the context asked.
+func (s *stopper) wait(live context.Context) (sig os.Signal, ok bool) {
+	select {
+	case sig := <-s.signals:
+		return sig, true
+	case <-s.asked:
+		return nil, true
+	case <-live.Done(): // a part has failed
+		return nil, false
+	}
+}
+
+// drain waits until the server is to stop, and stops it so that Envoy loses nothing: health says
+// no first, and everything is still served for the delay; then held requests that can be served
+// in time are, the others are refused, and connections are told to go.
+func (s *server) drain(live context.Context, stop *stopper) {
+	sig, asked := stop.wait(live)
+	began := time.Now()
+	s.draining.Store(true)
+	s.setHealth(healthpb.HealthCheckResponse_NOT_SERVING)
+	if !asked {
+		s.stopNow()
+		return
+	}
+	deadline := began.Add(s.cfg.drainTime - s.flushReserve())
+	s.log.InfoContext(live, "stopping", slog.Duration("delay", s.cfg.drainDelay), slog.Duration("at_most", s.cfg.drainTime))
+	if sig != syscall.SIGINT && !s.stillServing(live, stop, time.Until(began.Add(min(s.cfg.drainDelay, s.cfg.drainTime-s.flushReserve())))) {
+		s.stopNow()
+		return
+	}
+	const answers = 500 * time.Millisecond // for the last answers to travel
+	s.engine.Drain(s.clock.NowNS() + int64(max(time.Until(deadline)-answers, 0)))
+	s.recorder.CloseStreams()
+	s.finish(live, stop, deadline)
+}
+
+// stillServing waits for the drain delay; false when a second signal came.
+func (s *server) stillServing(live context.Context, stop *stopper, delay time.Duration) bool {
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-stop.signals:
+		return false
+	case <-live.Done():
+		return false
+	}
+}
+
+// finish lets the servers end what they have, until the deadline or a second signal.
+func (s *server) finish(live context.Context, stop *stopper, deadline time.Time) {
+	ctx, cancel := context.WithDeadline(live, deadline)
+	defer cancel()
+	var done sync.WaitGroup
+	done.Go(s.grpc.GracefulStop)
+	done.Go(func() { _ = s.http.Shutdown(ctx) }) // stopNow closes what is left
+	ended := make(chan struct{})
+	go func() {
+		done.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-ctx.Done():
+		s.log.WarnContext(live, "some requests had not ended when the drain time was over")
+	case <-stop.signals:
+	}
+	s.stopNow()
+	<-ended
+}
+
+func (s *server) stopNow() {
+	s.grpc.Stop()
+	_ = s.http.Close()  // the process ends
+	_ = s.debug.Close() // as above
+}

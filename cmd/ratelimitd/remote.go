@@ -1,0 +1,204 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/tps-agent/ratelimitd/internal/client"
+	"github.com/tps-agent/ratelimitd/internal/limits"
+)
+
+// remote are the flags of commands that call a running server.
+type remote struct {
+	Server string `default:"http://localhost:8080" help:"HTTP address of the server (TPS_HTTP_ADDR there). The token of the API comes from the variable TPS_API_TOKEN."`
+}
+
+func (r *remote) client(env []string) *client.Client {
+	token := ""
+	for _, pair := range env {
+		if value, ok := strings.CutPrefix(pair, tokenVariable+"="); ok {
+			token = value
+		}
+	}
+	return client.New(r.Server, token)
+}
+
+// limitsCmd are the commands on limits.
+type limitsCmd struct {
+	List struct {
+		remote
+		Output string `short:"o" enum:"table,json" default:"table" help:"table or json."`
+	} `cmd:"" help:"Print every limit."`
+	Set struct {
+		remote
+		keyFlags
+		MaxTPS    int64  `name:"max-tps" default:"1000" help:"Transactions per second; 0 refuses everything."`
+		Burst     *int64 `help:"Capacity of the bucket; absent = a tenth of a second, at least 10 (or max-tps, if that is less)."`
+		MaxWaitMS int64  `name:"max-wait-ms" help:"A request without room may wait this long for its turn."`
+		Shadow    bool   `help:"Decide and count, but never refuse or hold."`
+		Disabled  bool   `help:"Keep the row, but limit nothing."`
+		Note      string `help:"Free text."`
+	} `cmd:"" help:"Write one whole limit: what is not said takes its default."`
+	Delete struct {
+		remote
+		keyFlags
+	} `cmd:"" help:"Delete the limit of exactly this key."`
+}
+
+// keyFlags name a row.
+type keyFlags struct {
+	Domain   string `help:"Domain; empty = every domain."`
+	Gateway  string `required:"" help:"Gateway; * stands for any bytes."`
+	Endpoint string `help:"Endpoint; empty = the gateway as a whole."`
+	Per      string `help:"Descriptor key each value of which is limited by itself."`
+}
+
+func (k *keyFlags) key() limits.Key {
+	return limits.Key{Domain: k.Domain, Gateway: k.Gateway, Endpoint: k.Endpoint, Per: k.Per}
+}
+
+func (c *limitsCmd) run(ctx context.Context, command string, env []string, stdout io.Writer) error {
+	switch command {
+	case "set":
+		enabled := !c.Set.Disabled
+		k := c.Set.key()
+		row, err := c.Set.client(env).PutLimit(ctx, limits.Row{
+			Domain: k.Domain, Gateway: k.Gateway, Endpoint: &k.Endpoint, Per: &k.Per, MaxTPS: &c.Set.MaxTPS, Enabled: &enabled,
+			Burst: c.Set.Burst, MaxWaitMS: &c.Set.MaxWaitMS, Shadow: &c.Set.Shadow, Note: &c.Set.Note,
+		})
+		if err != nil {
+			return err
+		}
+		return printRows(stdout, []limits.Row{row})
+	case "delete":
+		if err := c.Delete.client(env).DeleteLimit(ctx, c.Delete.key()); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintln(stdout, "deleted", c.Delete.key())
+		return err
+	}
+	rows, err := c.List.client(env).ListLimits(ctx)
+	if err != nil {
+		return err
+	}
+	if c.List.Output == "json" {
+		return printJSON(stdout, map[string]any{"limits": rows})
+	}
+	return printRows(stdout, rows)
+}
+
+func printJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+func printRows(w io.Writer, rows []limits.Row) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "DOMAIN\tGATEWAY\tENDPOINT\tPER\tMAX_TPS\tBURST\tMAX_WAIT_MS\tENABLED\tSHADOW\tVERSION\tNOTE")
+	for _, r := range rows {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n", r.Domain, r.Gateway, show(r.Endpoint), show(r.Per),
+			show(r.MaxTPS), show(r.Burst), show(r.MaxWaitMS), show(r.Enabled), show(r.Shadow), r.Version, show(r.Note))
+	}
+	return t.Flush()
+}
+
+func show[T any](p *T) string {
+	if p == nil {
+		return "-"
+	}
+	return fmt.Sprint(*p)
+}
+
+// checkCmd asks for one decision.
+type checkCmd struct {
+	remote
+	Domain  string   `default:"edge" help:"Domain of the request, as Envoy's filter has it."`
+	Hits    *uint64  `help:"hits_addend of the descriptor; 0 = check only, charges nothing."`
+	Output  string   `short:"o" enum:"text,json" default:"text" help:"text or json."`
+	Entries []string `arg:"" help:"Entries of the descriptor as key=value, such as gateway=shop endpoint=pay."`
+}
+
+// errRefused makes check end with status 1 where the answer is OVER_LIMIT.
+var errRefused = errors.New("over limit")
+
+func (c *checkCmd) run(ctx context.Context, env []string, stdout io.Writer) error {
+	request, err := c.request()
+	if err != nil {
+		return err
+	}
+	d, err := c.client(env).Check(ctx, request)
+	if err != nil {
+		return err
+	}
+	if err := c.print(stdout, d); err != nil {
+		return err
+	}
+	if !d.Allowed {
+		return errRefused
+	}
+	return nil
+}
+
+func (c *checkCmd) request() ([]byte, error) {
+	type entry struct {
+		Key   string `json:"key"`
+		Value string `json:"value"`
+	}
+	descriptor := map[string]any{}
+	var entries []entry
+	for _, e := range c.Entries {
+		key, value, ok := strings.Cut(e, "=")
+		if !ok {
+			return nil, fmt.Errorf("entry %q: is not key=value", e)
+		}
+		entries = append(entries, entry{key, value})
+	}
+	descriptor["entries"] = entries
+	if c.Hits != nil {
+		descriptor["hitsAddend"] = *c.Hits
+	}
+	return json.Marshal(map[string]any{"domain": c.Domain, "descriptors": []any{descriptor}})
+}
+
+func (c *checkCmd) print(w io.Writer, d client.Decision) error {
+	if c.Output == "json" {
+		var b bytes.Buffer
+		if err := json.Indent(&b, d.Body, "", "  "); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintln(w, strings.TrimSpace(b.String()))
+		return err
+	}
+	var answer struct {
+		OverallCode string `json:"overallCode"`
+		Statuses    []struct {
+			CurrentLimit *struct {
+				Name            string `json:"name"`
+				RequestsPerUnit uint32 `json:"requestsPerUnit"`
+				Unit            string `json:"unit"`
+			} `json:"currentLimit"`
+			LimitRemaining     uint32 `json:"limitRemaining"`
+			DurationUntilReset string `json:"durationUntilReset"`
+		} `json:"statuses"`
+	}
+	if err := json.Unmarshal(d.Body, &answer); err != nil {
+		return fmt.Errorf("reading the answer: %w", err)
+	}
+	fmt.Fprintln(w, answer.OverallCode)
+	for _, s := range answer.Statuses {
+		if s.CurrentLimit == nil {
+			fmt.Fprintln(w, "no limit applies")
+			continue
+		}
+		fmt.Fprintf(w, "limit %s: %d per %s, %d remaining, reset in %s\n", s.CurrentLimit.Name, s.CurrentLimit.RequestsPerUnit,
+			strings.ToLower(s.CurrentLimit.Unit), s.LimitRemaining, s.DurationUntilReset)
+	}
+	return nil
+}

@@ -1,0 +1,337 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/gofrs/flock"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/mattn/go-isatty"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+
+	"github.com/tps-agent/ratelimitd/internal/admin"
+	"github.com/tps-agent/ratelimitd/internal/buckets"
+	"github.com/tps-agent/ratelimitd/internal/filesync"
+	"github.com/tps-agent/ratelimitd/internal/limits"
+	"github.com/tps-agent/ratelimitd/internal/pgsync"
+	"github.com/tps-agent/ratelimitd/internal/recorder"
+	"github.com/tps-agent/ratelimitd/internal/rls"
+	"github.com/tps-agent/ratelimitd/migrations"
+)
+
+func (s *settings) run(ctx context.Context, env []string, stdout, stderr io.Writer) error {
+	cfg, err := s.resolve(env)
+	if err != nil {
+		return err
+	}
+	log := newLogger(cfg, stderr)
+	for _, w := range unknown(env) {
+		log.WarnContext(ctx, "a variable has no meaning", slog.String("warning", w))
+	}
+	srv, err := newServer(cfg, log)
+	if err != nil {
+		return err
+	}
+	defer srv.close()
+	return srv.run(ctx, stdout)
+}
+
+func (c *migrateCmd) run(ctx context.Context, env []string, stderr io.Writer) error {
+	cfg, err := c.resolve(env)
+	if err != nil {
+		return err
+	}
+	if cfg.database == "" {
+		return errors.New("migrate needs a database: set TPS_DATABASE_URL or TPS_DB_HOST")
+	}
+	return migrations.Up(ctx, cfg.database, newLogger(cfg, stderr))
+}
+
+func newLogger(cfg config, w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: cfg.logLevel}
+	f, isFile := w.(*os.File)
+	if cfg.logFormat == "text" || (cfg.logFormat == "" && isFile && isatty.IsTerminal(f.Fd())) {
+		return slog.New(slog.NewTextHandler(w, options))
+	}
+	return slog.New(slog.NewJSONHandler(w, options))
+}
+
+// store is what pgsync and filesync have in common.
+type store interface {
+	admin.Store
+	Run(ctx context.Context) error
+	Ready() error
+}
+
+// server is everything that one process runs.
+type server struct {
+	cfg      config
+	log      *slog.Logger
+	registry *prometheus.Registry
+	clock    limits.Clock
+	current  *limits.Current
+	engine   *buckets.Engine
+	store    store
+	recorder *recorder.Recorder
+	pool     *pgxpool.Pool // of the recorder; nil without Postgres
+	lock     *flock.Flock  // of the data directory; nil without Postgres
+	draining atomic.Bool
+
+	health    *health.Server
+	grpc      *grpc.Server
+	http      *http.Server
+	debug     *http.Server
+	listeners struct{ grpc, http, debug net.Listener }
+}
+
+// newServer makes every part and opens the ports; nothing runs yet.
+func newServer(cfg config, log *slog.Logger) (*server, error) {
+	s := &server{cfg: cfg, log: log, registry: prometheus.NewRegistry(), clock: limits.NewClock(), current: &limits.Current{}, health: health.NewServer()}
+	s.engine = buckets.New(buckets.Config{DefaultMaxTPS: cfg.defaultMaxTPS, MaxBuckets: cfg.maxBuckets, MaxWaiters: cfg.maxWaiters}, s.clock, s.current)
+	for _, step := range []func() error{s.registerMetrics, s.lockDataDir, s.makeStore, s.makeRecorder, s.makeServers, s.listen} {
+		if err := step(); err != nil {
+			s.close()
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// close frees what newServer opened.
+func (s *server) close() {
+	for _, l := range []net.Listener{s.listeners.grpc, s.listeners.http, s.listeners.debug} {
+		if l != nil {
+			_ = l.Close() // usually closed by its server already
+		}
+	}
+	if s.pool != nil {
+		s.pool.Close()
+	}
+	if s.lock != nil {
+		_ = s.lock.Unlock() // the process ends
+	}
+}
+
+func (s *server) registerMetrics() error {
+	gauge := func(name, help string, v func(*limits.Table) float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
+			if t := s.current.Load(); t != nil {
+				return v(t)
+			}
+			return 0
+		})
+	}
+	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "ratelimitd_build_info", Help: "1, with the version as a label.", ConstLabels: prometheus.Labels{"version": version()}})
+	build.Set(1)
+	for _, c := range []prometheus.Collector{
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), build,
+		gauge("ratelimitd_limits", "Limits in force.", func(t *limits.Table) float64 { return float64(t.Len()) }),
+		gauge("ratelimitd_snapshot_id", "Id of the newest change in the limits in force.", func(t *limits.Table) float64 { return float64(t.ID()) }),
+		gauge("ratelimitd_snapshot_age_seconds", "Time since the limits in force were loaded.", func(t *limits.Table) float64 { return time.Since(t.LoadedAt()).Seconds() }),
+	} {
+		if err := s.registry.Register(c); err != nil {
+			return fmt.Errorf("registering metrics: %w", err)
+		}
+	}
+	return nil
+}
+
+// lockDataDir makes the data directory and keeps other processes out of it. Without Postgres
+// nothing is kept there.
+func (s *server) lockDataDir() error {
+	if s.cfg.database == "" {
+		return nil
+	}
+	if err := os.MkdirAll(s.cfg.dataDir, 0o750); err != nil {
+		return fmt.Errorf("TPS_DATA_DIR=%q: %w", s.cfg.dataDir, err)
+	}
+	lock := flock.New(filepath.Join(s.cfg.dataDir, "lock"))
+	locked, err := lock.TryLock()
+	if err != nil {
+		return fmt.Errorf("TPS_DATA_DIR=%q: locking it: %w", s.cfg.dataDir, err)
+	}
+	if !locked {
+		return fmt.Errorf("TPS_DATA_DIR=%q: another ratelimitd uses it; each process needs its own", s.cfg.dataDir)
+	}
+	s.lock = lock
+	return nil
+}
+
+func (s *server) makeStore() (err error) {
+	if s.cfg.database == "" {
+		s.store, err = filesync.New(filesync.Config{Path: s.cfg.limitsFile}, s.clock, s.current, s.registry, s.log)
+		return err
+	}
+	c := pgsync.Config{ConnString: s.cfg.database, PollInterval: s.cfg.pollInterval, DataDir: s.cfg.dataDir}
+	if s.cfg.migrate {
+		c.Migrate = func(ctx context.Context) error { return migrations.Up(ctx, s.cfg.database, s.log) }
+	}
+	s.store, err = pgsync.New(c, s.clock, s.current, s.registry, s.log)
+	return err
+}
+
+// flushReserve is the part of the drain time that is kept for what the recorder still holds.
+func (s *server) flushReserve() time.Duration { return min(5*time.Second, s.cfg.drainTime/5) }
+
+func (s *server) makeRecorder() error {
+	c := recorder.Config{
+		BatchSize: s.cfg.batchSize, FlushInterval: s.cfg.flushInterval, MaxQueue: s.cfg.maxQueue,
+		MaxSeries: s.cfg.maxSeries, FlushTimeout: s.flushReserve(), Prometheus: s.cfg.prometheusSink,
+	}
+	var sink recorder.Sink
+	if s.cfg.postgresSink {
+		poolConfig, err := pgxpool.ParseConfig(s.cfg.database)
+		if err != nil {
+			return fmt.Errorf("reading the settings of the database: %w", err)
+		}
+		poolConfig.MaxConns = 4
+		poolConfig.ConnConfig.ConnectTimeout = 5 * time.Second
+		if s.pool, err = pgxpool.NewWithConfig(context.Background(), poolConfig); err != nil {
+			return fmt.Errorf("preparing connections to the database: %w", err)
+		}
+		sink = recorder.NewPostgres(s.pool, s.cfg.serverID)
+	}
+	var err error
+	s.recorder, err = recorder.New(c, sink, s.registry, s.log)
+	return err
+}
+
+// makeServers registers every service. There is no limit on concurrent streams: Envoy fills a
+// connection before it knows of one, and lets through what is refused then.
+func (s *server) makeServers() error {
+	service, err := rls.New(rls.Config{
+		GatewayKeys: s.cfg.gatewayKeys, EndpointKeys: s.cfg.endpointKeys, ResponseHeaders: s.cfg.responseHeaders, MaxSeries: s.cfg.maxSeries,
+	}, s.engine, s.registry, s.log)
+	if err != nil {
+		return err
+	}
+	s.grpc = grpc.NewServer(
+		grpc.ForceServerCodecV2(rls.Codec{}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+	)
+	service.Register(s.grpc)
+	s.recorder.Register(s.grpc)
+	healthpb.RegisterHealthServer(s.grpc, s.health)
+	reflection.Register(s.grpc)
+	s.setHealth(healthpb.HealthCheckResponse_NOT_SERVING)
+	s.current.OnSwap(func(*limits.Table) {
+		if !s.draining.Load() {
+			s.setHealth(healthpb.HealthCheckResponse_SERVING)
+		}
+	})
+	const headerTimeout, idleTimeout = 10 * time.Second, 2 * time.Minute // no write timeout: /json may be held for long
+	s.http = &http.Server{Handler: s.adminHandler(service), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+	s.debug = &http.Server{Handler: s.debugHandler(), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout}
+	return nil
+}
+
+func (s *server) setHealth(status healthpb.HealthCheckResponse_ServingStatus) {
+	s.health.SetServingStatus("", status)
+	s.health.SetServingStatus("ratelimit", status)
+}
+
+func (s *server) adminHandler(service *rls.Service) http.Handler {
+	return admin.New(admin.Config{Tokens: s.cfg.tokens}, admin.Deps{
+		Store: s.store, Current: s.current, Gatherer: s.registry, JSON: service.JSON(), Log: s.log,
+		Stats: func() any { return s.recorder.Stats() },
+		Checks: []admin.Check{
+			{Name: "limits", Fatal: true, Run: func() error {
+				if s.current.Load() == nil {
+					return buckets.ErrNoTable
+				}
+				return nil
+			}},
+			{Name: "source", Run: s.store.Ready},
+			{Name: "running", Fatal: true, Run: func() error {
+				if s.draining.Load() {
+					return errors.New("the server is stopping")
+				}
+				return nil
+			}},
+		},
+	})
+}
+
+func (s *server) listen() (err error) {
+	for _, l := range []struct {
+		name, addr string
+		to         *net.Listener
+	}{{"TPS_GRPC_ADDR", s.cfg.grpcAddr, &s.listeners.grpc}, {"TPS_HTTP_ADDR", s.cfg.httpAddr, &s.listeners.http}, {"TPS_DEBUG_ADDR", s.cfg.debugAddr, &s.listeners.debug}} {
+		if *l.to, err = net.Listen("tcp", l.addr); err != nil {
+			return fmt.Errorf("%s=%q: %w", l.name, l.addr, err)
+		}
+	}
+	return nil
+}
+
+// run serves until ctx ends or a signal comes, and then drains.
+func (s *server) run(ctx context.Context, stdout io.Writer) error {
+	stop := notify(ctx)
+	defer stop.close()
+	// The parts live as long as the drain, which begins when ctx ends.
+	live, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	group, live := errgroup.WithContext(live)
+	group.Go(func() error { return s.store.Run(live) })
+	group.Go(func() error { return s.engine.Run(live) })
+	group.Go(func() error { return s.recorder.Run(live) })
+	group.Go(func() error { return named("serving gRPC", s.grpc.Serve(s.listeners.grpc)) })
+	group.Go(func() error { return named("serving HTTP", ignoreClosed(s.http.Serve(s.listeners.http))) })
+	group.Go(func() error { return named("serving the debug port", ignoreClosed(s.debug.Serve(s.listeners.debug))) })
+	group.Go(func() error {
+		s.drain(live, stop)
+		end()
+		return nil
+	})
+	s.greet(stdout)
+	return group.Wait()
+}
+
+func named(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// greet says in three lines where Envoy must point, where API and metrics are, and how to try.
+func (s *server) greet(w io.Writer) {
+	grpcAddr, httpAddr := s.listeners.grpc.Addr().String(), reachable(s.listeners.http.Addr())
+	fmt.Fprintf(w, "Envoy:   point rate_limit_service and the gRPC access log at %s (examples in envoy/)\n", grpcAddr)
+	fmt.Fprintf(w, "API:     http://%s/api/v1/limits   metrics: http://%s/metrics   readiness: http://%s/readyz\n", httpAddr, httpAddr, httpAddr)
+	fmt.Fprintf(w, "Try it:  ratelimitd limits set --server http://%s --gateway demo --max-tps 5 && ratelimitd check --server http://%s gateway=demo\n", httpAddr, httpAddr)
+	s.log.Info("serving", slog.String("grpc", grpcAddr), slog.String("http", s.listeners.http.Addr().String()),
+		slog.String("debug", s.listeners.debug.Addr().String()), slog.String("version", version()))
+}
+
+// reachable is an address with localhost in place of "every interface".
+func reachable(a net.Addr) string {
+	host, port, err := net.SplitHostPort(a.String())
+	if ip := net.ParseIP(host); err == nil && ip != nil && ip.IsUnspecified() {
+		return net.JoinHostPort("localhost", port)
+	}
+	return a.String()
+}

@@ -1,0 +1,349 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tps-agent/ratelimitd/internal/admin"
+)
+
+// settings are the flags of serve and migrate as they were given. Each is an environment
+// variable too (tag setting) and has a default (tag fallback); the flag wins. The table in
+// README.md is generated from the tags.
+type settings struct {
+	GRPCAddr  string `name:"grpc-addr" setting:"TPS_GRPC_ADDR" fallback:":8081" help:"Where Envoy reaches RateLimitService v3, AccessLogService v3, grpc.health.v1 and reflection."`
+	HTTPAddr  string `name:"http-addr" setting:"TPS_HTTP_ADDR" fallback:":8080" help:"REST API, /json, /healthcheck, /healthz, /readyz, /metrics."`
+	DebugAddr string `name:"debug-addr" setting:"TPS_DEBUG_ADDR" fallback:"127.0.0.1:6070" help:"pprof and /rlconfig; keep it on loopback."`
+
+	DatabaseURL string `name:"database-url" setting:"TPS_DATABASE_URL" secret:"true" help:"Postgres 15 or later, as postgres://user:password@host:port/database. Without it and TPS_DB_HOST limits come from TPS_LIMITS_FILE."`
+	DBHost      string `name:"db-host" setting:"TPS_DB_HOST" help:"Postgres host, where TPS_DATABASE_URL is not set."`
+	DBPort      string `name:"db-port" setting:"TPS_DB_PORT" fallback:"5432" help:"Postgres port."`
+	DBName      string `name:"db-name" setting:"TPS_DB_NAME" fallback:"tps_monitoring" help:"Postgres database."`
+	DBUser      string `name:"db-user" setting:"TPS_DB_USER" fallback:"tps_user" help:"Postgres user."`
+	DBPassword  string `name:"db-password" setting:"TPS_DB_PASSWORD" secret:"true" help:"Postgres password."`
+	DBSSLMode   string `name:"db-sslmode" setting:"TPS_DB_SSLMODE" fallback:"prefer" help:"Postgres sslmode: disable, allow, prefer, require, verify-ca, verify-full."`
+
+	PollInterval string `name:"poll-interval" setting:"TPS_POLL_INTERVAL" fallback:"5s" help:"Limits are re-read this often beside LISTEN, which PgBouncer breaks."`
+	Migrate      string `name:"migrate" setting:"TPS_MIGRATE" fallback:"true" help:"Bring the schema up to date at the start."`
+	LimitsFile   string `name:"limits-file" setting:"TPS_LIMITS_FILE" fallback:"./ratelimitd-limits.yaml" help:"Limits without Postgres: read, watched, and written by the API. Missing = empty."`
+
+	DefaultMaxTPS   string `name:"default-max-tps" setting:"TPS_DEFAULT_MAX_TPS" fallback:"1000" help:"Limit of the requests of a (domain, gateway) that no row matches; 0 = unlimited."`
+	GatewayKeys     string `name:"gateway-keys" setting:"TPS_GATEWAY_KEYS" fallback:"gateway" help:"Descriptor keys that carry the gateway; the order decides."`
+	EndpointKeys    string `name:"endpoint-keys" setting:"TPS_ENDPOINT_KEYS" fallback:"endpoint" help:"Descriptor keys that carry the endpoint; the order decides."`
+	ResponseHeaders string `name:"response-headers" setting:"TPS_RESPONSE_HEADERS" fallback:"false" help:"Also send x-ratelimit-limit, -remaining and -reset. Envoy can make them itself."`
+
+	MaxBuckets string `name:"max-buckets" setting:"TPS_MAX_BUCKETS" fallback:"1000000" help:"Bound: buckets of names that no row of their domain writes out."`
+	MaxWaiters string `name:"max-waiters" setting:"TPS_MAX_WAITERS" fallback:"100000" help:"Bound: held requests; what comes then is refused."`
+	MaxSeries  string `name:"max-series" setting:"TPS_MAX_SERIES" fallback:"10000" help:"Bound: names in each family of metrics; the rest counts as other."`
+
+	ServerID      string `name:"server-id" setting:"TPS_SERVER_ID" help:"Names this replica in tps_metrics; the host name where it is empty."`
+	Sinks         string `name:"sinks" setting:"TPS_SINKS" help:"Where transactions go: postgres, prometheus. Empty = all that are configured."`
+	BatchSize     string `name:"batch-size" setting:"TPS_BATCH_SIZE" fallback:"100" help:"A write to Postgres starts at this many waiting transactions, and takes all that wait (at most 10,000)."`
+	FlushInterval string `name:"flush-interval" setting:"TPS_FLUSH_INTERVAL" fallback:"30s" help:"Or after this time."`
+	MaxQueueSize  string `name:"max-queue-size" setting:"TPS_MAX_QUEUE_SIZE" fallback:"10000" help:"Bound: transactions in memory; what comes then is dropped and counted."`
+	DataDir       string `name:"data-dir" setting:"TPS_DATA_DIR" fallback:"./ratelimitd-data" help:"The last good limits of Postgres, for a start without it. One process each."`
+
+	APITokens  string `name:"api-tokens" setting:"TPS_API_TOKENS" secret:"true" help:"Bearer tokens of the API as role:token, separated by commas; roles read and write. Without it writes are for this host alone."`
+	DrainDelay string `name:"drain-delay" setting:"TPS_DRAIN_DELAY" fallback:"5s" help:"At SIGTERM health says no and everything is still served for this long."`
+	DrainTime  string `name:"drain-time" setting:"TPS_DRAIN_TIME" fallback:"25s" help:"Out at the latest this long after SIGTERM."`
+	LogLevel   string `name:"log-level" setting:"TPS_LOG_LEVEL" fallback:"info" help:"debug, info, warn or error."`
+	LogFormat  string `name:"log-format" setting:"TPS_LOG_FORMAT" help:"text or json; empty = text on a terminal, json elsewhere."`
+}
+
+// unsupported are settings of the product that this version does not have. Ignoring one of them
+// would be a surprise (TLS above all), so the start stops.
+var unsupported = []string{ //nolint:gochecknoglobals // a constant list
+	"TPS_CONFIG_DIR", "TPS_CONFIG_XDS", "TPS_COLLECTOR_URL", "TPS_SPOOL_MAX", "TPS_RETENTION",
+	"TPS_REDIS_URL", "TPS_TLS_CERT", "TPS_TLS_KEY", "TPS_TLS_CLIENT_CA",
+}
+
+// tokenVariable holds the token of the commands that call the API.
+const tokenVariable = "TPS_API_TOKEN"
+
+// config is settings, read and checked.
+type config struct {
+	grpcAddr, httpAddr, debugAddr string
+
+	database     string // as pgx takes it; empty = the embedded default
+	pollInterval time.Duration
+	migrate      bool
+	limitsFile   string
+
+	defaultMaxTPS             int64
+	gatewayKeys, endpointKeys []string
+	responseHeaders           bool
+
+	maxBuckets, maxWaiters, maxSeries int
+
+	serverID       string
+	prometheusSink bool
+	postgresSink   bool
+	batchSize      int
+	flushInterval  time.Duration
+	maxQueue       int
+	dataDir        string
+
+	tokens                []admin.Token
+	drainDelay, drainTime time.Duration
+	logLevel              slog.Level
+	logFormat             string
+}
+
+// reader turns settings into values and collects what is wrong with them.
+type reader struct {
+	env    map[string]string
+	values map[string]string // by variable
+	secret map[string]bool
+	errs   []error
+}
+
+// resolve reads every setting: the flag, else the environment, else the default. The error has
+// one line per fault, which names the variable and the value.
+func (s *settings) resolve(env []string) (config, error) {
+	r := newReader(s, env)
+	c := config{
+		grpcAddr: r.addr("TPS_GRPC_ADDR"), httpAddr: r.addr("TPS_HTTP_ADDR"), debugAddr: r.addr("TPS_DEBUG_ADDR"),
+		database:     r.database(),
+		pollInterval: r.duration("TPS_POLL_INTERVAL", time.Millisecond, 24*time.Hour),
+		migrate:      r.bool("TPS_MIGRATE"),
+		limitsFile:   r.values["TPS_LIMITS_FILE"],
+
+		defaultMaxTPS:   r.int("TPS_DEFAULT_MAX_TPS", 0, 1_000_000_000),
+		gatewayKeys:     r.list("TPS_GATEWAY_KEYS"),
+		endpointKeys:    r.list("TPS_ENDPOINT_KEYS"),
+		responseHeaders: r.bool("TPS_RESPONSE_HEADERS"),
+
+		maxBuckets: int(r.int("TPS_MAX_BUCKETS", 1, 1_000_000_000)),
+		maxWaiters: int(r.int("TPS_MAX_WAITERS", 1, 10_000_000)),
+		maxSeries:  int(r.int("TPS_MAX_SERIES", 1, 10_000_000)),
+
+		serverID:      r.values["TPS_SERVER_ID"],
+		batchSize:     int(r.int("TPS_BATCH_SIZE", 1, 10_000)),
+		flushInterval: r.duration("TPS_FLUSH_INTERVAL", time.Millisecond, 24*time.Hour),
+		maxQueue:      int(r.int("TPS_MAX_QUEUE_SIZE", 1, 100_000_000)),
+		dataDir:       r.values["TPS_DATA_DIR"],
+
+		drainDelay: r.duration("TPS_DRAIN_DELAY", 0, time.Hour),
+		drainTime:  r.duration("TPS_DRAIN_TIME", time.Second, 2*time.Hour),
+		logFormat:  r.oneOf("TPS_LOG_FORMAT", "", "text", "json"),
+	}
+	r.rest(&c)
+	return c, errors.Join(r.errs...)
+}
+
+func (r *reader) rest(c *config) {
+	if err := c.logLevel.UnmarshalText([]byte(r.oneOf("TPS_LOG_LEVEL", "debug", "info", "warn", "error"))); err != nil {
+		c.logLevel = slog.LevelInfo // oneOf has said what is wrong
+	}
+	var err error
+	if c.tokens, err = admin.ParseTokens(r.values["TPS_API_TOKENS"]); err != nil {
+		r.fail("TPS_API_TOKENS", err.Error())
+	}
+	if c.serverID == "" {
+		if c.serverID, err = os.Hostname(); err != nil {
+			r.fail("TPS_SERVER_ID", "is empty, and this host has no name: "+err.Error())
+		}
+	}
+	if c.drainDelay > c.drainTime {
+		r.fail("TPS_DRAIN_DELAY", "is longer than TPS_DRAIN_TIME, of which it is a part")
+	}
+	if c.maxQueue < c.batchSize {
+		r.fail("TPS_MAX_QUEUE_SIZE", "is smaller than TPS_BATCH_SIZE")
+	}
+	r.sinks(c)
+	for _, name := range unsupported {
+		if r.env[name] != "" {
+			r.errs = append(r.errs, fmt.Errorf("%s is set, but this version of ratelimitd does not support it", name))
+		}
+	}
+}
+
+func newReader(s *settings, env []string) *reader {
+	r := &reader{env: map[string]string{}, values: map[string]string{}, secret: map[string]bool{}}
+	for _, pair := range env {
+		name, value, _ := strings.Cut(pair, "=")
+		r.env[name] = value
+	}
+	v := reflect.ValueOf(s).Elem()
+	for i := range v.NumField() {
+		tag := v.Type().Field(i).Tag
+		name := tag.Get("setting")
+		r.secret[name] = tag.Get("secret") != ""
+		for _, value := range [3]string{v.Field(i).String(), r.env[name], tag.Get("fallback")} {
+			if value != "" {
+				r.values[name] = value
+				break
+			}
+		}
+	}
+	return r
+}
+
+// fail notes a bad value in one line.
+func (r *reader) fail(name, reason string) {
+	value := strconv.Quote(r.values[name])
+	if r.secret[name] {
+		value = "***"
+	}
+	if strings.HasPrefix(r.values[name], "tcp://") {
+		reason += " (it looks like Kubernetes' service links: set enableServiceLinks: false in the pod)"
+	}
+	r.errs = append(r.errs, fmt.Errorf("%s=%s: %s", name, value, strings.ReplaceAll(reason, "\n", "; ")))
+}
+
+func (r *reader) addr(name string) string {
+	if _, port, err := net.SplitHostPort(r.values[name]); err != nil {
+		r.fail(name, "is not host:port or :port")
+	} else if n, err := strconv.ParseUint(port, 10, 16); err != nil {
+		r.fail(name, fmt.Sprintf("port %q is not a number from 0 to 65535", port))
+	} else {
+		_ = n
+	}
+	return r.values[name]
+}
+
+func (r *reader) int(name string, least, most int64) int64 {
+	n, err := strconv.ParseInt(r.values[name], 10, 64)
+	if err != nil || n < least || n > most {
+		r.fail(name, fmt.Sprintf("is not a whole number from %d to %d", least, most))
+	}
+	return n
+}
+
+func (r *reader) bool(name string) bool {
+	b, err := strconv.ParseBool(r.values[name])
+	if err != nil {
+		r.fail(name, "is not true or false")
+	}
+	return b
+}
+
+func (r *reader) duration(name string, least, most time.Duration) time.Duration {
+	d, err := parseDuration(r.values[name])
+	if err != nil || d < least || d > most {
+		r.fail(name, fmt.Sprintf("is not a duration from %s to %s, such as 30, 30s, 5m or 7d", least, most))
+	}
+	return d
+}
+
+// parseDuration reads 30, 30s, 5m, 1h30m or 7d; a bare number is seconds.
+func parseDuration(s string) (time.Duration, error) {
+	if n, err := strconv.ParseInt(s, 10, 32); err == nil {
+		return time.Duration(n) * time.Second, nil
+	}
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		n, err := strconv.ParseInt(days, 10, 16)
+		return time.Duration(n) * 24 * time.Hour, err
+	}
+	return time.ParseDuration(s)
+}
+
+func (r *reader) oneOf(name string, allowed ...string) string {
+	if !slices.Contains(allowed, r.values[name]) {
+		r.fail(name, "is not one of "+strings.Join(slices.DeleteFunc(allowed, func(s string) bool { return s == "" }), ", "))
+	}
+	return r.values[name]
+}
+
+func (r *reader) list(name string) []string {
+	var out []string
+	for item := range strings.SplitSeq(r.values[name], ",") {
+		item = strings.TrimSpace(item)
+		if item == "" || slices.Contains(out, item) {
+			r.fail(name, "has an entry that is empty or comes twice")
+			return nil
+		}
+		out = append(out, item)
+	}
+	return out
+}
+
+// database returns what pgx connects with, "" for the embedded default.
+func (r *reader) database() string {
+	conn, name := r.values["TPS_DATABASE_URL"], "TPS_DATABASE_URL"
+	if conn == "" {
+		if r.values["TPS_DB_HOST"] == "" {
+			r.noHost()
+			return ""
+		}
+		r.int("TPS_DB_PORT", 1, 65535)
+		r.oneOf("TPS_DB_SSLMODE", "disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+		name = "TPS_DB_HOST"
+		conn = (&url.URL{
+			Scheme: "postgres", User: url.UserPassword(r.values["TPS_DB_USER"], r.values["TPS_DB_PASSWORD"]),
+			Host: net.JoinHostPort(r.values["TPS_DB_HOST"], r.values["TPS_DB_PORT"]), Path: "/" + r.values["TPS_DB_NAME"],
+			RawQuery: url.Values{"sslmode": {r.values["TPS_DB_SSLMODE"]}}.Encode(),
+		}).String()
+		if len(r.errs) > 0 {
+			return conn
+		}
+	}
+	if _, err := pgx.ParseConfig(conn); err != nil {
+		var parse *url.Error
+		if errors.As(err, &parse) {
+			err = parse.Err // url.Error repeats the URL, password included
+		}
+		r.fail(name, "is no address of a Postgres database: "+err.Error())
+	}
+	return conn
+}
+
+// noHost tells of database settings that have no effect without a host.
+func (r *reader) noHost() {
+	for _, name := range [...]string{"TPS_DB_PORT", "TPS_DB_NAME", "TPS_DB_USER", "TPS_DB_PASSWORD", "TPS_DB_SSLMODE"} {
+		if r.env[name] != "" {
+			r.fail(name, "is set, but neither TPS_DB_HOST nor TPS_DATABASE_URL is")
+		}
+	}
+}
+
+func (r *reader) sinks(c *config) {
+	c.prometheusSink, c.postgresSink = true, c.database != ""
+	if r.values["TPS_SINKS"] == "" {
+		return
+	}
+	names := r.list("TPS_SINKS")
+	c.prometheusSink, c.postgresSink = slices.Contains(names, "prometheus"), slices.Contains(names, "postgres")
+	for _, name := range names {
+		if name != "postgres" && name != "prometheus" {
+			r.fail("TPS_SINKS", fmt.Sprintf("%q is not postgres or prometheus, the sinks of this version", name))
+		}
+	}
+	if c.postgresSink && c.database == "" {
+		r.fail("TPS_SINKS", "names postgres, but no database is set")
+	}
+}
+
+// unknown returns one warning for each TPS_ variable that means nothing.
+func unknown(env []string) []string {
+	known := append(slices.Clone(unsupported), tokenVariable)
+	t := reflect.TypeFor[settings]()
+	for i := range t.NumField() {
+		known = append(known, t.Field(i).Tag.Get("setting"))
+	}
+	var warnings []string
+	for _, pair := range env {
+		name, value, _ := strings.Cut(pair, "=")
+		if !strings.HasPrefix(name, "TPS_") || slices.Contains(known, name) {
+			continue
+		}
+		w := name + " is no setting of ratelimitd"
+		if strings.HasPrefix(value, "tcp://") || strings.Contains(name, "_SERVICE_") || strings.Contains(name, "_PORT_") {
+			w += "; it looks like Kubernetes' service links: set enableServiceLinks: false in the pod"
+		}
+		warnings = append(warnings, w)
+	}
+	slices.Sort(warnings)
+	return warnings
+}
