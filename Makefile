@@ -1,0 +1,90 @@
+# make help lists the targets. What they need and is missing is installed by `make deps`.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+# The last lines of `make ci` are those of go test.
+MAKEFLAGS += --no-print-directory
+
+CACHE     := $(CURDIR)/.cache
+ENVOY_PIN := 1.40.0
+LINT_PIN  := v2.15.0
+LINT      := $(CACHE)/golangci-lint-$(LINT_PIN)/golangci-lint
+FUZZTIME  ?= 20s
+BENCHTIME ?= 1s
+PKGS      ?= ./...
+
+# Where benchmarks and fuzz targets are: go test -bench and -fuzz would run packages without any.
+find_tests  = $(shell grep -rlE --include='*_test.go' '^func $(1)' cmd internal migrations e2e bench 2>/dev/null)
+BENCH_PKGS  = $(addprefix ./,$(sort $(dir $(call find_tests,Benchmark))))
+FUZZ_FILES  = $(call find_tests,Fuzz)
+# Files of the newest release that may not change any more.
+LAST_RELEASE = $(shell git describe --tags --abbrev=0 2>/dev/null)
+
+.PHONY: help run build test test/alloc test/race test/e2e bench bench/throughput fuzz lint fmt generate verify ci deps clean
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9/]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+
+run: build ## serve on the embedded default: limits in ./ratelimitd-limits.yaml
+	exec ./ratelimitd serve
+
+build: ## build ./ratelimitd
+	CGO_ENABLED=0 go build -trimpath -o ratelimitd ./cmd/ratelimitd
+
+test: deps test/alloc test/e2e test/race ## everything: allocations, e2e with real Envoy, all packages with the race detector
+
+test/alloc: ## tests that count allocations, which the race detector would spoil
+	go test -run Alloc $(PKGS)
+
+test/e2e: deps ## real Envoy, Postgres and Prometheus around the built binary
+	go test -tags e2e -count 1 -timeout 15m ./e2e/...
+
+test/race: deps ## unit and integration tests of all packages, with the race detector
+	go test -race -timeout 10m $(PKGS)
+
+bench: ## every benchmark (BENCHTIME=1x: each once)
+	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $(BENCH_PKGS)
+
+bench/throughput: deps build ## ratelimitd beside a bare grpc-go server, same client, alternating rounds
+	go run ./bench/throughput -binary ./ratelimitd
+
+fuzz: ## every fuzz target for FUZZTIME (20s)
+	@for file in $(FUZZ_FILES); do \
+	  for target in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*)\(.*/\1/p' $$file); do \
+	    echo "$$file $$target"; \
+	    go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) ./$$(dirname $$file); \
+	  done; \
+	done
+
+lint: $(LINT) ## golangci-lint, all build tags
+	$(LINT) run ./...
+
+fmt: $(LINT) ## gofumpt and goimports
+	$(LINT) fmt ./...
+
+generate: ## the settings table of README.md
+	go generate ./...
+
+verify: ## go.mod is tidy, generated text is up to date, released migrations are unchanged
+	go mod tidy -diff
+	go mod verify
+	go vet -tags e2e ./...
+	$(MAKE) generate
+	git diff --exit-code -- README.md
+	$(if $(LAST_RELEASE),git diff --exit-code --diff-filter=a $(LAST_RELEASE) -- 'migrations/*.sql')
+
+ci: deps lint verify ## what .ci/run runs
+	$(MAKE) fuzz
+	$(MAKE) bench BENCHTIME=1x
+	$(MAKE) test
+
+deps: ## install what is missing: C compiler (race detector), Postgres, Prometheus, h2load, Envoy
+	.ci/deps $(CACHE) $(ENVOY_PIN)
+
+$(LINT):
+	mkdir -p $(dir $@)
+	GOBIN=$(dir $@) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_PIN)
+
+clean: ## remove what was built and installed here
+	rm -rf ratelimitd $(CACHE)
