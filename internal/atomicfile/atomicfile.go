@@ -5,15 +5,28 @@ package atomicfile
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 )
 
+// temporary is what the name of a file in the making has after that of the file it will be.
+const temporary = ".*.tmp"
+
 // Write replaces the content of path, or makes the file with mode 0644. An existing file keeps
 // its mode; where path is a symbolic link, what it points to is replaced. After an error the
 // old content stands.
-func Write(path string, body []byte) (err error) {
+func Write(path string, body []byte) error {
+	return WriteFunc(path, func(w io.Writer) error {
+		_, err := w.Write(body)
+		return err
+	})
+}
+
+// WriteFunc is [Write] for content that is made piece by piece: write gives it to w. An error of
+// write is one of WriteFunc.
+func WriteFunc(path string, write func(w io.Writer) error) (err error) {
 	mode := fs.FileMode(0o644)
 	if target, err := filepath.EvalSymlinks(path); err == nil {
 		path = target
@@ -21,7 +34,7 @@ func Write(path string, body []byte) (err error) {
 	if info, err := os.Stat(path); err == nil {
 		mode = info.Mode().Perm()
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp")
+	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+temporary)
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
@@ -30,7 +43,7 @@ func Write(path string, body []byte) (err error) {
 			_ = os.Remove(tmp.Name()) // the first error counts
 		}
 	}()
-	_, err = tmp.Write(body)
+	err = write(tmp)
 	err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close())
 	if err == nil {
 		err = os.Rename(tmp.Name(), path)
@@ -39,4 +52,13 @@ func Write(path string, body []byte) (err error) {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
 	return nil
+}
+
+// RemoveLeft removes what writes of path have left that were killed in the middle. Nobody may be
+// writing path meanwhile.
+func RemoveLeft(path string) {
+	left, _ := filepath.Glob(path + temporary) // a path with a meaning in patterns finds nothing
+	for _, l := range left {
+		_ = os.Remove(l) // it only takes room
+	}
 }

@@ -1,35 +1,45 @@
 package pgsync
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"time"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tps-agent/ratelimitd/internal/limits"
 )
 
-// errOlder says that the database is behind what was seen of it before.
-var errOlder = errors.New("the database is older than what was seen of it before")
+var (
+	// errOlder says that the database is behind what was seen of it before.
+	errOlder = errors.New("the database is older than what was seen of it before")
+	// errEmptied says that rows have gone without a change that removed them.
+	errEmptied = errors.New("tps_limits is empty, and no change says so")
+)
 
-// maxChanges is the largest number of changes that are applied one by one; when there are more,
-// all rows are read again.
-const maxChanges = 10_000
+const (
+	// maxChanges is the largest number of changes that are applied one by one; when there are more,
+	// all rows are read again.
+	maxChanges = 10_000
+	// maxLogged is the largest number of bad rows that one load logs.
+	maxLogged = 10
+)
 
 // loadAll reads every row and puts the table in force.
 func (s *Sync) loadAll(ctx context.Context, conn *pgx.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*s.cfg.QueryTimeout)
 	defer cancel()
 	var (
-		rows []limits.Limit
 		id   int64
+		rows batch
 	)
+	// One snapshot for both: the rows are those of exactly this change.
 	err := pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) (err error) {
-		if id, err = newestID(ctx, tx); err != nil {
+		if id, err = s.newestID(ctx, tx); err != nil {
 			return err
 		}
 		rows, err = s.readRows(ctx, tx)
@@ -38,19 +48,43 @@ func (s *Sync) loadAll(ctx context.Context, conn *pgx.Conn) error {
 	if err != nil {
 		return fmt.Errorf("loading tps_limits: %w", err)
 	}
-	if err := s.notOlder(id); err != nil {
+	if err := s.notEmptied(id, rows); err != nil {
 		return err
 	}
-	t, err := limits.NewTable(s.current.Load(), rows, s.stamp(id))
+	err = s.publish(func(prev *limits.Table) (*limits.Table, error) { return s.compile(ctx, prev, id, rows) })
 	if err != nil {
 		return fmt.Errorf("compiling tps_limits: %w", err)
 	}
-	s.store(t)
+	s.confirm()
 	return nil
 }
 
-func (s *Sync) stamp(id int64) limits.Stamp {
-	return limits.Stamp{ID: id, AtNS: s.clock.NowNS(), LoadedAt: time.Now()}
+// newestID is the id of the newest change, 0 where there never was one. It fails with errOlder
+// where a newer one was seen before.
+func (s *Sync) newestID(ctx context.Context, q queryer) (id int64, err error) {
+	err = q.QueryRow(ctx, "SELECT coalesce(max(id), 0) FROM tps_limits_history").Scan(&id)
+	if err != nil {
+		return 0, fmt.Errorf("reading the newest change: %w", err)
+	}
+	if last := s.lastSeen(); id < last.id {
+		return 0, fmt.Errorf("%w: its newest change is %d, the last one seen is %d; if it was restored on purpose, stop ratelimitd, remove %s from its data directory and start it again",
+			errOlder, id, last.id, stateFile)
+	}
+	return id, nil
+}
+
+func (s *Sync) lastSeen() mark {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.seen
+}
+
+// notEmptied refuses an empty set of rows where the same change once left some.
+func (s *Sync) notEmptied(id int64, rows batch) error {
+	if last := s.lastSeen(); len(rows.good)+len(rows.bad) == 0 && id == last.id && last.rows > 0 {
+		return fmt.Errorf("%w: after change %d there were %d rows (was a trigger disabled?)", errEmptied, id, last.rows)
+	}
+	return nil
 }
 
 // queryer is what a connection and a transaction have in common.
@@ -59,48 +93,38 @@ type queryer interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
-func newestID(ctx context.Context, q queryer) (id int64, err error) {
-	err = q.QueryRow(ctx, "SELECT coalesce(max(id), 0) FROM tps_limits_history").Scan(&id)
-	if err != nil {
-		return 0, fmt.Errorf("reading the newest change: %w", err)
-	}
-	return id, nil
+// batch is what was read of tps_limits.
+type batch struct {
+	good []limits.Limit
+	bad  []limits.Key
 }
 
-func (s *Sync) notOlder(id int64) error {
-	if last := s.newest(); id < last {
-		return fmt.Errorf("%w: its newest change is %d, the last one seen is %d; if it was restored on purpose, remove %s from the data directory and start again",
-			errOlder, id, last, stateFile)
-	}
-	return nil
-}
-
-const columns = "domain, gateway, coalesce(endpoint, ''), coalesce(per, ''), max_tps, enabled, coalesce(burst, 0), max_wait_ms, shadow, note, created_at, updated_at, version"
-
-func scanLimit(row pgx.CollectableRow) (l limits.Limit, err error) {
-	err = row.Scan(&l.Domain, &l.Gateway, &l.Endpoint, &l.Per, &l.MaxTPS, &l.Enabled, &l.Burst, &l.MaxWaitMS, &l.Shadow, &l.Note, &l.CreatedAt, &l.UpdatedAt, &l.Version)
-	return l, err
-}
-
-// readRows returns the valid rows; the others are counted and logged.
-func (s *Sync) readRows(ctx context.Context, q queryer) ([]limits.Limit, error) {
+func (s *Sync) readRows(ctx context.Context, q queryer) (b batch, err error) {
 	rows, err := q.Query(ctx, "SELECT "+columns+" FROM tps_limits")
 	if err != nil {
-		return nil, fmt.Errorf("reading the rows: %w", err)
+		return batch{}, fmt.Errorf("reading the rows: %w", err)
 	}
-	all, err := pgx.CollectRows(rows, scanLimit)
-	if err != nil {
-		return nil, fmt.Errorf("reading the rows: %w", err)
-	}
-	valid := all[:0]
-	for i := range all {
-		if err := all[i].Validate(); err != nil {
-			s.passOver(ctx, all[i].Key, err)
-			continue
+	var r row
+	_, err = pgx.ForEachRow(rows, r.targets(), func() error {
+		l, err := r.limit()
+		if err == nil {
+			b.good = append(b.good, l)
+			return nil
 		}
-		valid = append(valid, all[i])
+		b.bad = append(b.bad, l.Key)
+		if len(b.bad) <= maxLogged {
+			s.passOver(ctx, l.Key, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return batch{}, fmt.Errorf("reading the rows: %w", err)
 	}
-	return valid, nil
+	if more := len(b.bad) - maxLogged; more > 0 {
+		s.metrics.loadErrors.WithLabelValues("invalid_row").Add(float64(more))
+		s.log.WarnContext(ctx, "more rows of tps_limits are not used", slog.Int("rows", more))
+	}
+	return b, nil
 }
 
 func (s *Sync) passOver(ctx context.Context, key limits.Key, err error) {
@@ -108,94 +132,127 @@ func (s *Sync) passOver(ctx context.Context, key limits.Key, err error) {
 	s.log.WarnContext(ctx, "a row of tps_limits is not used", slog.String("row", key.String()), slog.Any("error", err))
 }
 
-// catchUp applies what is newer than the table in force.
+// compile makes a table of rows. In place of a bad row its last good version stays.
+func (s *Sync) compile(ctx context.Context, prev *limits.Table, id int64, rows batch) (*limits.Table, error) {
+	good := rows.good
+	if prev != nil && len(rows.bad) > 0 {
+		good = withLastGood(prev, rows)
+	}
+	t, err := limits.NewTable(prev, good, s.stamp(id))
+	if err == nil {
+		return t, nil
+	}
+	// Every row is valid, so two have one key: somebody dropped tps_limits_key.
+	return limits.NewTable(prev, s.withoutTwins(ctx, good), s.stamp(id))
+}
+
+func withLastGood(prev *limits.Table, rows batch) []limits.Limit {
+	have := make(map[limits.Key]bool, len(rows.good))
+	for i := range rows.good {
+		have[rows.good[i].Key] = true
+	}
+	for _, key := range rows.bad {
+		if old := prev.Find(key); old != nil && !have[key] {
+			have[key] = true
+			rows.good = append(rows.good, *old)
+		}
+	}
+	return rows.good
+}
+
+// withoutTwins keeps the newest row of each key.
+func (s *Sync) withoutTwins(ctx context.Context, rows []limits.Limit) []limits.Limit {
+	slices.SortFunc(rows, func(a, b limits.Limit) int {
+		return cmp.Or(a.Compare(b.Key), cmp.Compare(b.Version, a.Version))
+	})
+	return slices.CompactFunc(rows, func(kept, twin limits.Limit) bool {
+		if kept.Key != twin.Key {
+			return false
+		}
+		s.passOver(ctx, twin.Key, errors.New("there is a newer row of the same key"))
+		return true
+	})
+}
+
+// catchUp puts in force what is newer than the table in force.
 func (s *Sync) catchUp(ctx context.Context, conn *pgx.Conn) error {
 	queryCtx, cancel := context.WithTimeout(ctx, s.cfg.QueryTimeout)
 	defer cancel()
-	table := s.current.Load()
-	id, err := newestID(queryCtx, conn)
-	if err != nil {
+	entries, err := readHistory(queryCtx, conn, s.current.Load().ID())
+	switch {
+	case err != nil:
 		return err
-	}
-	if err := s.notOlder(id); err != nil {
+	case len(entries) == 0:
+		_, err = s.newestID(queryCtx, conn)
 		return err
-	}
-	if id == table.ID() {
-		s.stillCurrent()
-		return nil
-	}
-	changes, id, err := s.readChanges(queryCtx, conn, table.ID())
-	if err != nil {
-		return err
-	}
-	if len(changes) > maxChanges {
+	case len(entries) > maxChanges:
 		return s.loadAll(ctx, conn)
 	}
-	next, err := table.Apply(changes, s.stamp(id))
+	var changes []limits.Change
+	for i := range entries {
+		more, err := s.toChanges(ctx, &entries[i])
+		if err != nil {
+			return err
+		}
+		changes = append(changes, more...)
+	}
+	err = s.publish(func(prev *limits.Table) (*limits.Table, error) {
+		return prev.Apply(changes, s.stamp(entries[len(entries)-1].id))
+	})
 	if err != nil {
 		return fmt.Errorf("applying changes of tps_limits: %w", err)
 	}
-	s.store(next)
+	s.confirm()
 	return nil
 }
 
-// historyEntry is one entry of tps_limits_history.
-type historyEntry struct {
+// entry is one of tps_limits_history.
+type entry struct {
 	id            int64
-	before, after []byte
+	before, after []byte // JSON of a row, nil where there was none
 }
 
-// readChanges returns what came after the id, at most one more than maxChanges, and the newest
-// id among it.
-func (s *Sync) readChanges(ctx context.Context, q queryer, after int64) (changes []limits.Change, id int64, err error) {
+// readHistory returns what came after the id, at most one more than maxChanges.
+func readHistory(ctx context.Context, q queryer, after int64) ([]entry, error) {
 	rows, err := q.Query(ctx, "SELECT id, before, after FROM tps_limits_history WHERE id > $1 ORDER BY id LIMIT $2", after, maxChanges+1)
 	if err != nil {
-		return nil, 0, fmt.Errorf("reading tps_limits_history: %w", err)
+		return nil, fmt.Errorf("reading tps_limits_history: %w", err)
 	}
-	entries, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (e historyEntry, err error) {
+	entries, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (e entry, err error) {
 		err = row.Scan(&e.id, &e.before, &e.after)
 		return e, err
 	})
 	if err != nil {
-		return nil, 0, fmt.Errorf("reading tps_limits_history: %w", err)
+		return nil, fmt.Errorf("reading tps_limits_history: %w", err)
 	}
-	id = after
-	for _, e := range entries {
-		id = e.id
-		changes = append(changes, s.toChanges(ctx, e)...)
-	}
-	return changes, id, nil
+	return entries, nil
 }
 
-// toChanges turns an entry into the removal of the old row, where its key has gone, and the
-// new row, where it is valid.
-func (s *Sync) toChanges(ctx context.Context, e historyEntry) []limits.Change {
-	var changes []limits.Change
-	before, hadBefore := s.parse(ctx, e.before)
-	after, hasAfter := s.parse(ctx, e.after)
-	if hadBefore && (!hasAfter || before.Key != after.Key) {
-		changes = append(changes, limits.Change{Key: before.Key})
+// toChanges turns an entry into the removal of the old row, where its key has gone, and the new
+// row, where it is valid. Where it is not, the last good version of its key stays. An error makes
+// the caller read all rows.
+func (s *Sync) toChanges(ctx context.Context, e *entry) (changes []limits.Change, err error) {
+	var before, after row
+	if err := errors.Join(decode(e.before, &before), decode(e.after, &after)); err != nil {
+		return nil, fmt.Errorf("reading entry %d of tps_limits_history: %w", e.id, err)
 	}
-	if !hasAfter {
-		return changes
+	if e.before != nil && (e.after == nil || before.key() != after.key()) {
+		changes = append(changes, limits.Change{Key: before.key()})
 	}
-	if err := after.Validate(); err != nil {
-		s.passOver(ctx, after.Key, err)
-		return append(changes, limits.Change{Key: after.Key})
+	if e.after == nil {
+		return changes, nil
 	}
-	return append(changes, limits.Change{Key: after.Key, Limit: &after})
+	l, fault := after.limit()
+	if fault != nil {
+		s.passOver(ctx, l.Key, fault)
+		return changes, nil
+	}
+	return append(changes, limits.Change{Key: l.Key, Limit: &l}), nil
 }
 
-// parse reads one side of an entry; it need not be valid.
-func (s *Sync) parse(ctx context.Context, side []byte) (limits.Limit, bool) {
-	if len(side) == 0 {
-		return limits.Limit{}, false
+func decode(side []byte, r *row) error {
+	if side == nil {
+		return nil
 	}
-	var row limits.Row
-	if err := json.Unmarshal(side, &row); err != nil {
-		s.passOver(ctx, limits.Key{}, fmt.Errorf("reading an entry of tps_limits_history: %w", err))
-		return limits.Limit{}, false
-	}
-	l, _ := row.Limit() // whoever uses it validates it
-	return l, true
+	return json.Unmarshal(side, r)
 }

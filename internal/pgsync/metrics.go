@@ -23,7 +23,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "ratelimitd_limits_stale", Help: "1 while the limits in force may be older than their source: Postgres is away, or the limits file is bad.",
 		}),
 		loadErrors: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "ratelimitd_limits_load_errors_total", Help: "Faults in loading limits, by reason (connection, query, older, invalid_row, state_file).",
+			Name: "ratelimitd_limits_load_errors_total", Help: "Faults in loading limits, by reason (connection, query, older, emptied, invalid_row, state_file).",
 		}, []string{"reason"}),
 	}
 	for _, c := range []prometheus.Collector{m.up, m.stale, m.loadErrors} {
@@ -31,7 +31,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			return nil, fmt.Errorf("registering the metrics of pgsync: %w", err)
 		}
 	}
-	for _, r := range [...]string{"connection", "query", "older", "invalid_row", "state_file"} {
+	for _, r := range [...]string{"connection", "query", "older", "emptied", "invalid_row", "state_file"} {
 		m.loadErrors.WithLabelValues(r)
 	}
 	return m, nil
@@ -39,11 +39,14 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 
 // reason is the label of a fault.
 func reason(err error) string {
-	var refused *pgconn.PgError
+	_, connecting := errors.AsType[*pgconn.ConnectError](err)
+	_, refused := errors.AsType[*pgconn.PgError](err)
 	switch {
 	case errors.Is(err, errOlder):
 		return "older"
-	case errors.As(err, &refused):
+	case errors.Is(err, errEmptied):
+		return "emptied"
+	case refused && !connecting:
 		return "query"
 	default:
 		return "connection"

@@ -1,10 +1,12 @@
 package pgsync
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -15,126 +17,198 @@ import (
 	"github.com/tps-agent/ratelimitd/internal/limits"
 )
 
-// stateFile holds the last good limits, in the data directory.
+// stateFile holds the last good limits, in the data directory: a line with a stateHeader, then one
+// line for each row.
 const stateFile = "limits.json"
 
-// saveEvery bounds how often the state file is written.
-const saveEvery = time.Second
+const (
+	// saveEvery and saveShare bound how often the state file is written: a write is followed by a
+	// pause of at least the first, and of the second times what the write took.
+	saveEvery = time.Second
+	saveShare = 10
+	// saveAgain is the pause after a write that went wrong.
+	saveAgain = 10 * time.Second
+)
 
-// state is what the file holds.
-type state struct {
-	Database string       `json:"database"` // host:port/name: the limits of another database are not used
-	ID       int64        `json:"id"`
-	SavedAt  time.Time    `json:"saved_at"`
-	Limits   []limits.Row `json:"limits"`
-}
-
-// keepState writes the file after changes, at most once a second, and a last time when ctx ends.
-func (s *Sync) keepState(ctx context.Context) {
-	if s.cfg.DataDir == "" {
-		return
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			select {
-			case <-s.dirty:
-				s.save(ctx)
-			default:
-			}
-			return
-		case <-s.dirty:
-			s.save(ctx)
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(saveEvery):
-		}
-	}
-}
-
-func (s *Sync) save(ctx context.Context) {
-	if err := s.writeState(); err != nil {
-		s.metrics.loadErrors.WithLabelValues("state_file").Inc()
-		s.log.WarnContext(ctx, "the last good limits could not be written to the data directory", slog.Any("error", err))
-	}
-}
-
-func (s *Sync) writeState() error {
-	t := s.current.Load()
-	st := state{Database: s.target, ID: t.ID(), SavedAt: time.Now(), Limits: make([]limits.Row, 0, t.Len())}
-	for l := range t.All() {
-		st.Limits = append(st.Limits, limits.RowOf(l))
-	}
-	body, err := json.Marshal(st)
-	if err != nil {
-		return fmt.Errorf("encoding the limits: %w", err)
-	}
-	return atomicfile.Write(s.statePath(), body)
+// stateHeader says what the rows of the state file are.
+type stateHeader struct {
+	Database string    `json:"database"` // host:port/name: the limits of another database are not used
+	ID       int64     `json:"id"`       // newest change
+	Rows     int       `json:"rows"`
+	LoadedAt time.Time `json:"loaded_at"` // from Postgres
 }
 
 func (s *Sync) statePath() string { return filepath.Join(s.cfg.DataDir, stateFile) }
 
-// readState returns what was saved of this very database; ok is false where there is nothing.
-func (s *Sync) readState() (st state, ok bool, err error) {
-	if s.cfg.DataDir == "" {
-		return state{}, false, nil
+// keepState writes the file after changes until ctx ends. It is never on the way of a change: what
+// comes while it writes or pauses is written next, all at once.
+func (s *Sync) keepState(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.dirty:
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(s.save(ctx)):
+		}
 	}
-	body, err := os.ReadFile(s.statePath())
-	if errors.Is(err, fs.ErrNotExist) {
-		return state{}, false, nil
-	}
-	if err != nil {
-		return state{}, false, fmt.Errorf("reading the last good limits: %w", err)
-	}
-	if err := json.Unmarshal(body, &st); err != nil {
-		return state{}, false, fmt.Errorf("reading the last good limits from %s: %w", s.statePath(), err)
-	}
-	return st, st.Database == s.target, nil
 }
 
-// recallID remembers how far the database had come, so that an older one is not believed.
-func (s *Sync) recallID() {
-	st, ok, err := s.readState()
+// saveLast writes the file if a change is not in it yet.
+func (s *Sync) saveLast(ctx context.Context) {
+	select {
+	case <-s.dirty:
+		s.save(ctx)
+	default:
+	}
+}
+
+// save writes the limits in force, and returns how long to pause then. A disk that is full costs
+// nothing but the file: it is tried again.
+func (s *Sync) save(ctx context.Context) (pause time.Duration) {
+	t := s.current.Load()
+	if s.cfg.DataDir == "" || (s.savedID == t.ID() && !s.saveFailed) {
+		return 0
+	}
+	began := time.Now()
+	err := s.writeState(t)
 	if err != nil {
 		s.metrics.loadErrors.WithLabelValues("state_file").Inc()
-		s.log.Warn("the last good limits are of no use", slog.Any("error", err)) //nolint:sloglint // there is no request
+		if !s.saveFailed {
+			s.log.WarnContext(ctx, "the last good limits cannot be written to the data directory", slog.Any("error", err))
+		}
+		s.saveFailed = true
+		s.markDirty()
+		return saveAgain
+	}
+	if s.saveFailed {
+		s.log.InfoContext(ctx, "the last good limits are written to the data directory again")
+	}
+	s.savedID, s.saveFailed = t.ID(), false
+	return max(saveEvery, saveShare*time.Since(began))
+}
+
+func (s *Sync) writeState(t *limits.Table) error {
+	return atomicfile.WriteFunc(s.statePath(), func(w io.Writer) error {
+		out := bufio.NewWriterSize(w, 1<<16)
+		enc := json.NewEncoder(out)
+		err := enc.Encode(stateHeader{Database: s.target, ID: t.ID(), Rows: t.Len(), LoadedAt: t.LoadedAt().UTC()})
+		for l := range t.All() {
+			if err != nil {
+				return err
+			}
+			err = enc.Encode(limits.RowOf(l))
+		}
+		return errors.Join(err, out.Flush())
+	})
+}
+
+// recall reads which state of this database was saved, so that an older one is not believed, and
+// returns it; nil where there is none. Files that a write has left when the process was killed in
+// the middle of it are removed.
+func (s *Sync) recall(ctx context.Context) *stateHeader {
+	if s.cfg.DataDir == "" {
+		return nil
+	}
+	atomicfile.RemoveLeft(s.statePath())
+	var h *stateHeader
+	err := s.readState(func(header stateHeader, _ *json.Decoder) error {
+		h = &header
+		return nil
+	})
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		s.unusable(ctx, err)
+		return nil
+	case h.Database != s.target:
+		s.log.WarnContext(ctx, "the last good limits are those of another database and are not used",
+			slog.String("theirs", h.Database), slog.String("database", s.target))
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seen = mark{h.ID, h.Rows}
+	return h
+}
+
+func (s *Sync) unusable(ctx context.Context, err error) {
+	s.metrics.loadErrors.WithLabelValues("state_file").Inc()
+	s.log.ErrorContext(ctx, "the last good limits cannot be used", slog.Any("error", err))
+}
+
+// readState opens the state file, reads its first line, and gives the rest to read.
+func (s *Sync) readState(read func(stateHeader, *json.Decoder) error) error {
+	f, err := os.Open(s.statePath())
+	if err != nil {
+		return fmt.Errorf("opening the state file: %w", err)
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	dec := json.NewDecoder(bufio.NewReaderSize(f, 1<<16))
+	var h stateHeader
+	if err := dec.Decode(&h); err != nil {
+		return fmt.Errorf("reading the head of %s: %w", s.statePath(), err)
+	}
+	return read(h, dec)
+}
+
+// standIn puts the saved limits in force if Postgres does not answer within StartTimeout, or its
+// first answer is of no use.
+func (s *Sync) standIn(ctx context.Context, saved *stateHeader, tried <-chan struct{}) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-tried:
+	case <-time.After(s.cfg.StartTimeout):
+	}
+	if saved == nil || s.current.Load() != nil {
 		return
 	}
-	if ok {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.lastID = max(s.lastID, st.ID)
+	var rows []limits.Limit
+	err := s.readState(func(h stateHeader, dec *json.Decoder) (err error) {
+		rows, err = s.readSaved(ctx, h, dec)
+		return err
+	})
+	if err == nil {
+		err = s.publish(func(prev *limits.Table) (*limits.Table, error) {
+			if prev != nil { // Postgres has answered meanwhile
+				return nil, nil
+			}
+			return s.serveSaved(ctx, saved, rows)
+		})
+	}
+	if err != nil {
+		s.unusable(ctx, err)
 	}
 }
 
-// serveState puts the saved limits in force where Postgres has not answered in time.
-func (s *Sync) serveState() {
-	st, ok, err := s.readState()
-	if err != nil || !ok || s.current.Load() != nil {
-		return
-	}
-	rows := make([]limits.Limit, 0, len(st.Limits))
-	for _, r := range st.Limits {
+// readSaved returns the rows of the state file; those that this release calls bad are passed over.
+func (s *Sync) readSaved(ctx context.Context, h stateHeader, dec *json.Decoder) (rows []limits.Limit, err error) {
+	for i := range h.Rows {
+		var r limits.Row
+		if err := dec.Decode(&r); err != nil {
+			return nil, fmt.Errorf("reading row %d of %d of %s: %w", i+1, h.Rows, s.statePath(), err)
+		}
 		l, err := r.Limit()
 		if err != nil {
-			s.metrics.loadErrors.WithLabelValues("invalid_row").Inc()
+			s.passOver(ctx, l.Key, err)
 			continue
 		}
 		rows = append(rows, l)
 	}
-	t, err := limits.NewTable(nil, rows, limits.Stamp{ID: st.ID, AtNS: s.clock.NowNS(), LoadedAt: st.SavedAt})
+	return rows, nil
+}
+
+func (s *Sync) serveSaved(ctx context.Context, h *stateHeader, rows []limits.Limit) (*limits.Table, error) {
+	t, err := limits.NewTable(nil, rows, limits.Stamp{ID: h.ID, AtNS: s.clock.NowNS(), LoadedAt: h.LoadedAt})
 	if err != nil {
-		s.log.Warn("the last good limits are of no use", slog.Any("error", err)) //nolint:sloglint // there is no request
-		return
+		return nil, fmt.Errorf("compiling the rows of %s: %w", s.statePath(), err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.current.Load() != nil {
-		return
-	}
-	s.current.Store(t)
 	s.metrics.stale.Set(1)
-	s.fault = fmt.Errorf("limits are served as of change %d, saved at %s: Postgres does not answer", st.ID, st.SavedAt.Format(time.RFC3339))
-	s.log.Warn("Postgres does not answer; the last good limits are served", slog.Int64("snapshot", st.ID), slog.Time("saved_at", st.SavedAt)) //nolint:sloglint // there is no request
+	s.log.WarnContext(ctx, "the last good limits are served until Postgres answers",
+		slog.Int("limits", t.Len()), slog.Int64("snapshot", h.ID), slog.Time("loaded_at", h.LoadedAt))
+	return t, nil
 }

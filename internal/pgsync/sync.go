@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"strconv"
 	"sync"
@@ -23,10 +22,10 @@ type Config struct {
 	ConnString   string        // as pgx takes it; holds a password
 	PollInterval time.Duration // the history is looked at this often beside LISTEN; 0 = 5 s
 	QueryTimeout time.Duration // of connecting and of each query; 0 = 5 s (a full load has ten times as long)
-	StartTimeout time.Duration // after this long without Postgres the limits of the state file are served; 0 = 2 s
-	DataDir      string        // where limits.json lies; empty = nothing is kept
-	// Migrate brings the schema up to date; it is called once, when Postgres first answers. nil =
-	// the schema is somebody else's task.
+	StartTimeout time.Duration // after this long without an answer of Postgres the limits of the state file are served; 0 = 2 s
+	DataDir      string        // where limits.json lies, for this process alone; empty = nothing is kept
+	// Migrate brings the schema up to date; it is called before the first load, until it succeeds.
+	// nil = the schema is somebody else's task.
 	Migrate func(ctx context.Context) error
 }
 
@@ -44,230 +43,156 @@ func (c Config) withDefaults() Config {
 
 // Sync follows tps_limits and writes to it.
 type Sync struct {
-	cfg     Config
-	conn    *pgx.ConnConfig
-	target  string // host:port/database, without secrets
-	pool    *pgxpool.Pool
-	clock   limits.Clock
-	current *limits.Current
-	metrics *metrics
-	log     *slog.Logger
-	kick    chan struct{} // somebody wants the history read at once
-	dirty   chan struct{} // the state file is out of date
+	cfg      Config
+	poolConf *pgxpool.Config
+	target   string // host:port/database, without secrets
+	clock    limits.Clock
+	current  *limits.Current
+	metrics  *metrics
+	log      *slog.Logger
+	kick     chan struct{} // somebody wants the history read at once
+	dirty    chan struct{} // the state file is out of date
 
-	migrated bool // only session looks at it
+	// Of follow's goroutine alone.
+	migrated   bool
+	lastLogged time.Time // when an outage was logged; zero while there is none
+
+	// Of keepState's goroutine, and of Run after it.
+	savedID    int64 // newest change that this process has written to the state file; -1 = none
+	saveFailed bool  // the last write went wrong, and was logged
+
+	// building is held from reading the table in force to storing the one that is made of it.
+	building sync.Mutex
 
 	mu      sync.Mutex
-	fault   error // why what is served may be old; nil = it is current
-	lastID  int64 // newest id ever seen of this database
-	applied chan struct{}
+	pool    *pgxpool.Pool // for writes; nil unless Run runs
+	cause   error         // why what is served may be old; nil = it is current
+	seen    mark
+	applied chan struct{} // closed when a table is put in force, and replaced
+}
+
+// mark is how far a database had come.
+type mark struct {
+	id   int64 // newest change
+	rows int   // in force then
 }
 
 // New reads the settings of the database; it does not connect.
 func New(cfg Config, clock limits.Clock, current *limits.Current, reg prometheus.Registerer, log *slog.Logger) (*Sync, error) {
 	cfg = cfg.withDefaults()
-	poolConfig, err := pgxpool.ParseConfig(cfg.ConnString)
+	poolConf, err := parse(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("reading the settings of the database: %w", err)
-	}
-	poolConfig.MaxConns = 4 // the API's writes only
-	poolConfig.ConnConfig.ConnectTimeout = cfg.QueryTimeout
-	pool, err := pgxpool.NewWithConfig(context.Background(), poolConfig) //nolint:forbidigo // connects when used; Run closes it
-	if err != nil {
-		return nil, fmt.Errorf("preparing connections to the database: %w", err)
+		return nil, err
 	}
 	m, err := newMetrics(reg)
 	if err != nil {
-		pool.Close()
 		return nil, err
 	}
-	c := poolConfig.ConnConfig.Copy()
+	c := poolConf.ConnConfig
 	return &Sync{
-		cfg: cfg, conn: c, pool: pool, clock: clock, current: current, metrics: m, log: log,
+		cfg: cfg, poolConf: poolConf, clock: clock, current: current, metrics: m, log: log,
 		target: net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))) + "/" + c.Database,
 		kick:   make(chan struct{}, 1), dirty: make(chan struct{}, 1), applied: make(chan struct{}),
-		fault: errors.New("the limits have not been loaded from Postgres yet"),
+		savedID: -1, cause: errors.New("no answer of Postgres yet"),
 	}, nil
 }
 
-// Ready returns nil when the limits in force are those of Postgres, else what is missing and
-// what is served meanwhile.
+func parse(cfg Config) (*pgxpool.Config, error) {
+	c, err := pgxpool.ParseConfig(cfg.ConnString)
+	if err != nil {
+		return nil, fmt.Errorf("reading the settings of the database: %w", err)
+	}
+	const connections = 4 // for the writes of the API only
+	c.MaxConns, c.MinConns, c.MinIdleConns = connections, 0, 0
+	c.ConnConfig.ConnectTimeout = cfg.QueryTimeout
+	if c.ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
+		// Prepared statements break behind a PgBouncer that pools by transaction.
+		c.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
+	}
+	if _, said := c.ConnConfig.RuntimeParams["application_name"]; !said {
+		c.ConnConfig.RuntimeParams["application_name"] = "ratelimitd"
+	}
+	return c, nil
+}
+
+// Ready returns nil when the limits in force are those of Postgres, else what is wrong and what
+// is served meanwhile.
 func (s *Sync) Ready() error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.fault
-}
-
-// Run follows the database until ctx ends, and returns nil then. It writes the state file a
-// last time before it returns.
-func (s *Sync) Run(ctx context.Context) error {
-	defer s.pool.Close()
-	saved := make(chan struct{})
-	go func() {
-		defer close(saved)
-		s.keepState(ctx)
-	}()
-	fallback := time.AfterFunc(s.cfg.StartTimeout, s.serveState)
-	defer fallback.Stop()
-	s.recallID()
-	s.follow(ctx)
-	<-saved
-	return nil
-}
-
-// follow connects again and again until ctx ends.
-func (s *Sync) follow(ctx context.Context) {
-	const first, most = 100 * time.Millisecond, 5 * time.Second
-	backoff := first
-	for ctx.Err() == nil {
-		began := time.Now()
-		err := s.session(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		s.lost(ctx, err)
-		if time.Since(began) > most {
-			backoff = first
-		}
-		wait := backoff/2 + rand.N(backoff) //nolint:gosec // spreads replicas, no secret
-		backoff = min(2*backoff, most)
-		select {
-		case <-ctx.Done():
-		case <-time.After(wait):
-		}
-	}
-}
-
-// session follows the database on one connection until that breaks.
-func (s *Sync) session(ctx context.Context) error {
-	conn, err := s.connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		_ = conn.Close(closing) // a connection that is broken anyway
-	}()
-	if err := s.migrate(ctx); err != nil {
-		return err
-	}
-	if err := s.loadAll(ctx, conn); err != nil {
-		return err
-	}
-	s.metrics.up.Set(1)
-	s.log.InfoContext(ctx, "limits are followed in Postgres", slog.String("database", s.target), slog.Int64("snapshot", s.current.Load().ID()))
-	for ctx.Err() == nil {
-		s.waitForChange(ctx, conn)
-		if ctx.Err() != nil {
-			break
-		}
-		if conn.IsClosed() {
-			return errors.New("the connection to Postgres was lost")
-		}
-		if err := s.catchUp(ctx, conn); err != nil {
-			return err
-		}
-	}
-	return ctx.Err()
-}
-
-// migrateTimeout bounds a migration, so that a database that hangs is given up and tried again.
-const migrateTimeout = 10 * time.Minute
-
-func (s *Sync) migrate(ctx context.Context) error {
-	if s.migrated || s.cfg.Migrate == nil {
+	cause := s.cause
+	s.mu.Unlock()
+	if cause == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, migrateTimeout)
-	defer cancel()
-	if err := s.cfg.Migrate(ctx); err != nil {
-		return err
+	t := s.current.Load()
+	if t == nil {
+		return fmt.Errorf("there are no limits to serve: %w", cause)
 	}
-	s.migrated = true
+	return fmt.Errorf("%d limits are served as of change %d, loaded at %s: %w", t.Len(), t.ID(), t.LoadedAt().UTC().Format(time.RFC3339), cause)
+}
+
+// Run follows the database until ctx ends, and returns nil then. It writes the state file a last
+// time before it returns. It fails only where the settings of the database are of no use.
+func (s *Sync) Run(ctx context.Context) error {
+	pool, err := pgxpool.NewWithConfig(ctx, s.poolConf.Copy())
+	if err != nil {
+		return fmt.Errorf("preparing connections to the database: %w", err)
+	}
+	s.setPool(pool)
+	defer func() {
+		s.setPool(nil)
+		pool.Close()
+	}()
+	saved := s.recall(ctx)
+	tried := make(chan struct{})
+	var others sync.WaitGroup
+	others.Go(func() { s.keepState(ctx) })
+	others.Go(func() { s.standIn(ctx, saved, tried) })
+	s.follow(ctx, tried)
+	others.Wait()
+	s.saveLast(ctx)
 	return nil
 }
 
-func (s *Sync) connect(ctx context.Context) (*pgx.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.QueryTimeout)
-	defer cancel()
-	conn, err := pgx.ConnectConfig(ctx, s.conn)
-	if err != nil {
-		return nil, fmt.Errorf("connecting to Postgres: %w", err)
-	}
-	if _, err := conn.Exec(ctx, "LISTEN tps_limits"); err != nil {
-		_ = conn.Close(ctx) // the first error counts
-		return nil, fmt.Errorf("listening for changes of tps_limits: %w", err)
-	}
-	return conn, nil
-}
-
-// waitForChange returns after a notification, a kick, or the poll interval.
-func (s *Sync) waitForChange(ctx context.Context, conn *pgx.Conn) {
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.PollInterval)
-	defer cancel()
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		select {
-		case <-s.kick:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	_, _ = conn.WaitForNotification(ctx) // whatever ended it, the history is looked at next
-	cancel()
-	<-stopped
-}
-
-// lost notes that the limits in force may be old.
-func (s *Sync) lost(ctx context.Context, err error) {
-	s.metrics.up.Set(0)
-	s.metrics.loadErrors.WithLabelValues(reason(err)).Inc()
+func (s *Sync) setPool(pool *pgxpool.Pool) {
 	s.mu.Lock()
-	again := s.fault != nil && s.fault.Error() == s.faultText(err)
-	s.fault = errors.New(s.faultText(err))
-	s.mu.Unlock()
-	if s.current.Load() != nil {
-		s.metrics.stale.Set(1)
-	}
-	if !again {
-		s.log.WarnContext(ctx, "limits cannot be followed in Postgres", slog.String("database", s.target), slog.Any("error", err))
-	}
+	defer s.mu.Unlock()
+	s.pool = pool
 }
 
-func (s *Sync) faultText(err error) string {
-	if t := s.current.Load(); t != nil {
-		return fmt.Sprintf("limits are served as of change %d: %v", t.ID(), err)
+// publish puts in force what build makes of the table in force, which is nil at first; it stays
+// where build returns nil or an error.
+func (s *Sync) publish(build func(prev *limits.Table) (*limits.Table, error)) error {
+	s.building.Lock()
+	defer s.building.Unlock()
+	t, err := build(s.current.Load())
+	if err != nil || t == nil {
+		return err
 	}
-	return fmt.Sprintf("no limits to serve: %v", err)
-}
-
-// store puts a table in force and wakes who waits for it.
-func (s *Sync) store(t *limits.Table) {
 	s.current.Store(t)
+	return nil
+}
+
+// confirm notes that the table in force is what Postgres has, and wakes who waits for it.
+func (s *Sync) confirm() {
 	s.metrics.stale.Set(0)
+	t := s.current.Load()
 	s.mu.Lock()
-	s.fault = nil
-	s.lastID = max(s.lastID, t.ID())
+	s.cause, s.seen = nil, mark{t.ID(), t.Len()}
 	close(s.applied)
 	s.applied = make(chan struct{})
 	s.mu.Unlock()
+	s.markDirty()
+}
+
+func (s *Sync) markDirty() {
 	select {
 	case s.dirty <- struct{}{}:
 	default:
 	}
 }
 
-// stillCurrent notes that Postgres answered and has nothing newer.
-func (s *Sync) stillCurrent() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.fault = nil
-}
-
-func (s *Sync) newest() int64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.lastID
+// stamp is that of a table that shows the state after a change and comes into force at once.
+func (s *Sync) stamp(id int64) limits.Stamp {
+	return limits.Stamp{ID: id, AtNS: s.clock.NowNS(), LoadedAt: time.Now()}
 }

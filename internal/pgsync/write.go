@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -13,7 +14,7 @@ import (
 )
 
 // UnavailableError says that the database could not be written to, or that the change is not in
-// force here yet.
+// force here yet. Where the connection broke during the commit it may have been made.
 type UnavailableError struct{ Err error }
 
 func (e *UnavailableError) Error() string { return e.Err.Error() }
@@ -31,32 +32,43 @@ ON CONFLICT ON CONSTRAINT tps_limits_key DO UPDATE SET max_tps = excluded.max_tp
 
 const whereKey = " WHERE domain = $1 AND gateway = $2 AND endpoint IS NOT DISTINCT FROM nullif($3, '') AND per IS NOT DISTINCT FROM nullif($4, '')"
 
-// Put writes one whole row and returns it as stored, once it is in force on this replica. who
-// goes into the history. Errors: *UnavailableError while Postgres is away.
+// Put writes one whole row and returns it as stored, once it is in force on this replica. A row
+// that is there already stays as it is, version included. who goes into the history. Errors:
+// limits.FieldError for a row out of bounds, *UnavailableError while Postgres is away.
 func (s *Sync) Put(ctx context.Context, l limits.Limit, who string) (limits.Limit, error) {
+	if err := l.Validate(); err != nil {
+		return limits.Limit{}, fmt.Errorf("writing the limit %s: %w", l.Key, err)
+	}
 	var stored limits.Limit
-	err := s.write(ctx, who, func(tx pgx.Tx) error {
+	err := s.write(ctx, who, func(ctx context.Context, tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, upsert, l.Domain, l.Gateway, l.Endpoint, l.Per, l.MaxTPS, l.Enabled, l.Burst, l.MaxWaitMS, l.Shadow, l.Note); err != nil {
 			return err
 		}
-		rows, err := tx.Query(ctx, "SELECT "+columns+" FROM tps_limits"+whereKey, l.Domain, l.Gateway, l.Endpoint, l.Per)
+		var r row
+		err := tx.QueryRow(ctx, "SELECT "+columns+" FROM tps_limits"+whereKey, l.Domain, l.Gateway, l.Endpoint, l.Per).Scan(r.targets()...)
 		if err != nil {
 			return err
 		}
-		stored, err = pgx.CollectExactlyOneRow(rows, scanLimit)
+		stored, err = r.limit()
 		return err
 	})
+	if err == nil {
+		err = s.inForce(ctx, stored.Version)
+	}
 	if err != nil {
 		return limits.Limit{}, fmt.Errorf("writing the limit %s: %w", l.Key, err)
 	}
-	return stored, s.inForce(ctx, stored.Version)
+	return stored, nil
 }
 
 // Delete removes the row of exactly this key and returns once it is no longer in force on this
 // replica. Errors: limits.ErrNotFound, *UnavailableError while Postgres is away.
 func (s *Sync) Delete(ctx context.Context, key limits.Key, who string) error {
+	if err := key.Validate(); err != nil {
+		return fmt.Errorf("deleting the limit %s: %w", key, err)
+	}
 	var id int64
-	err := s.write(ctx, who, func(tx pgx.Tx) error {
+	err := s.write(ctx, who, func(ctx context.Context, tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, "DELETE FROM tps_limits"+whereKey, key.Domain, key.Gateway, key.Endpoint, key.Per)
 		if err != nil {
 			return err
@@ -64,42 +76,70 @@ func (s *Sync) Delete(ctx context.Context, key limits.Key, who string) error {
 		if tag.RowsAffected() == 0 {
 			return limits.ErrNotFound
 		}
-		id, err = newestID(ctx, tx)
+		id, err = s.newestID(ctx, tx)
 		return err
 	})
+	if err == nil {
+		err = s.inForce(ctx, id)
+	}
 	if err != nil {
 		return fmt.Errorf("deleting the limit %s: %w", key, err)
 	}
-	return s.inForce(ctx, id)
+	return nil
 }
 
-// write runs f in a transaction. Whatever Postgres itself does not refuse is a fault of the way
-// to it.
-func (s *Sync) write(ctx context.Context, who string, f func(pgx.Tx) error) error {
+// write runs f in a transaction, unless the database is one that is not believed.
+func (s *Sync) write(ctx context.Context, who string, f func(context.Context, pgx.Tx) error) error {
+	s.mu.Lock()
+	pool, cause := s.pool, s.cause
+	s.mu.Unlock()
+	if pool == nil {
+		return &UnavailableError{errors.New("there is no connection to Postgres yet, or no longer")}
+	}
+	if errors.Is(cause, errOlder) || errors.Is(cause, errEmptied) {
+		return &UnavailableError{cause}
+	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.QueryTimeout)
 	defer cancel()
-	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "SELECT set_config('ratelimitd.who', $1, true)", who); err != nil {
+	err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		// A lock that is not to be had in time is given up by Postgres, which can say so.
+		lockTimeout := strconv.FormatInt((s.cfg.QueryTimeout * 4 / 5).Milliseconds(), 10)
+		_, err := tx.Exec(ctx, "SELECT set_config('ratelimitd.who', $1, true), set_config('lock_timeout', $2, true)", who, lockTimeout)
+		if err != nil {
 			return err
 		}
-		return f(tx)
+		return f(ctx, tx)
 	})
-	var refused *pgconn.PgError
-	if err == nil || errors.Is(err, limits.ErrNotFound) || (errors.As(err, &refused) && refused.Code[:2] == "23") {
+	return classify(err)
+}
+
+// classify tells a change that Postgres refuses for what it says from a fault of the way to it.
+func classify(err error) error {
+	if err == nil || errors.Is(err, limits.ErrNotFound) {
 		return err
+	}
+	refused, ok := errors.AsType[*pgconn.PgError](err)
+	switch {
+	case ok && refused.Code == "55P03": // lock_not_available
+		return &UnavailableError{fmt.Errorf("another transaction has changed tps_limits and does not end: %w", err)}
+	case ok && refused.Code[:2] == "23": // integrity_constraint_violation, by a constraint that Validate does not know
+		return &limits.FieldError{Field: "row", Value: refused.TableName, Reason: "is refused by the constraint " + refused.ConstraintName}
 	}
 	return &UnavailableError{err}
 }
 
-// inForce waits until the table in force holds the change.
+// inForce waits until the table in force holds the change and is known to be current.
 func (s *Sync) inForce(ctx context.Context, id int64) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.QueryTimeout)
 	defer cancel()
+	const kickEvery = 100 * time.Millisecond
+	again := time.NewTicker(kickEvery)
+	defer again.Stop()
 	for {
 		s.mu.Lock()
-		applied := s.applied
+		applied, current := s.applied, s.cause == nil
 		s.mu.Unlock()
-		if t := s.current.Load(); t != nil && t.ID() >= id {
+		if current && s.current.Load().ID() >= id {
 			return nil
 		}
 		select {
@@ -108,7 +148,7 @@ func (s *Sync) inForce(ctx context.Context, id int64) error {
 		}
 		select {
 		case <-applied:
-		case <-time.After(100 * time.Millisecond):
+		case <-again.C:
 		case <-ctx.Done():
 			return &UnavailableError{fmt.Errorf("change %d is stored, but not in force here yet: %w", id, ctx.Err())}
 		}
