@@ -129,7 +129,7 @@ func (s *Sync) readRows(ctx context.Context, q queryer) (b batch, err error) {
 
 func (s *Sync) passOver(ctx context.Context, key limits.Key, err error) {
 	s.metrics.loadErrors.WithLabelValues("invalid_row").Inc()
-	s.log.WarnContext(ctx, "a row of tps_limits is not used", slog.String("row", key.String()), slog.Any("error", err))
+	s.log.WarnContext(ctx, "a row of tps_limits is not used", slog.String("row", fmt.Sprintf("%.500s", key)), slog.Any("error", err))
 }
 
 // compile makes a table of rows. In place of a bad row its last good version stays.

@@ -108,7 +108,7 @@ func (r *replica) waitFault(tb testing.TB, text string) {
 	tb.Helper()
 	testenv.Eventually(tb, patience, "not being ready for "+text, func() error {
 		if err := r.Ready(); err == nil || !strings.Contains(err.Error(), text) {
-			return fmt.Errorf("Ready says %v", err) //nolint:staticcheck // it begins with a name
+			return fmt.Errorf("it says: %w", err)
 		}
 		return nil
 	})
