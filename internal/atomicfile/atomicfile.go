@@ -18,7 +18,13 @@ const temporary = ".*.tmp"
 // its mode; where path is a symbolic link, what it points to is replaced. After an error the
 // old content stands.
 func Write(path string, body []byte) error {
-	return WriteFunc(path, func(w io.Writer) error {
+	return WriteIf(path, body, func() error { return nil })
+}
+
+// WriteIf is [Write] where still, which is asked when nothing but the rename is left to do, has
+// no error; else that error is WriteIf's.
+func WriteIf(path string, body []byte, still func() error) error {
+	return replace(path, still, func(w io.Writer) error {
 		_, err := w.Write(body)
 		return err
 	})
@@ -26,7 +32,11 @@ func Write(path string, body []byte) error {
 
 // WriteFunc is [Write] for content that is made piece by piece: write gives it to w. An error of
 // write is one of WriteFunc.
-func WriteFunc(path string, write func(w io.Writer) error) (err error) {
+func WriteFunc(path string, write func(w io.Writer) error) error {
+	return replace(path, func() error { return nil }, write)
+}
+
+func replace(path string, still func() error, write func(w io.Writer) error) (err error) {
 	mode := fs.FileMode(0o644)
 	if target, err := filepath.EvalSymlinks(path); err == nil {
 		path = target
@@ -46,12 +56,24 @@ func WriteFunc(path string, write func(w io.Writer) error) (err error) {
 	err = write(tmp)
 	err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close())
 	if err == nil {
+		err = still()
+	}
+	if err == nil {
 		err = os.Rename(tmp.Name(), path)
 	}
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
+	syncDir(filepath.Dir(path))
 	return nil
+}
+
+// syncDir makes a rename last through a loss of power, where the file system can do that. The
+// new content is in place by then: there is no error to report that anybody could act on.
+func syncDir(dir string) {
+	if d, err := os.Open(dir); err == nil { //nolint:gosec // the directory of a file that was just written
+		_ = errors.Join(d.Sync(), d.Close())
+	}
 }
 
 // RemoveLeft removes what writes of path have left that were killed in the middle. Nobody may be
