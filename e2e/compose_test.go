@@ -371,6 +371,9 @@ func TestPrometheusConfiguration(t *testing.T) {
 	if out, err := exec.CommandContext(t.Context(), "promtool", "check", "config", path).CombinedOutput(); err != nil {
 		t.Errorf("promtool check config: %v\n%s", err, out)
 	}
+	if out, err := exec.CommandContext(t.Context(), "promtool", "test", "rules", filepath.Join(root, "prometheus", "alerts_test.yml")).CombinedOutput(); err != nil {
+		t.Errorf("promtool test rules: %v\n%s", err, out)
+	}
 	var config struct {
 		Scrape []struct {
 			Static []struct{ Targets []string } `yaml:"static_configs"`
