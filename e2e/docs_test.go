@@ -161,14 +161,14 @@ func requestOf(t *testing.T, text string) string {
 		descriptor := map[string]any{}
 		for _, m := range option.FindAllStringSubmatch(part, -1) {
 			words := strings.Fields(m[1])
-			switch {
-			case words[0] == "domain":
+			switch words[0] {
+			case "domain":
 				domain = words[1]
-			case words[0] == "hits":
+			case "hits":
 				descriptor["hitsAddend"] = words[1]
-			case words[0] == "give":
+			case "give":
 				descriptor["hitsAddend"], descriptor["isNegativeHits"] = words[2], true
-			case words[0] == "limit":
+			case "limit":
 				descriptor["limit"] = map[string]any{"requestsPerUnit": json.Number(words[1]), "unit": words[3]}
 			default:
 				t.Fatalf("%s: %q is no option", text, m[1])
