@@ -15,9 +15,8 @@ const metadataNamespace = "envoy.filters.http.ratelimit"
 // entry is what is taken from one HTTPAccessLogEntry. Its strings alias the message.
 type entry struct {
 	logType     int32
-	start       time.Time
-	hasStart    bool
-	duration    time.Duration
+	start       secondsAndNanos // since 1970; zero = not told
+	took        secondsAndNanos // with what the request was held
 	cluster     string
 	route       string
 	rateLimited bool
@@ -44,40 +43,48 @@ func (e *entry) counted() bool {
 	return e.logType == notSet || e.logType == downstreamEnd
 }
 
-// eachEntry decodes a StreamAccessLogsMessage and calls http with each entry that can be read;
-// bad with each that cannot, and tcp with the number of TCP entries. An error says why the rest
-// of the message cannot be read. The entry is valid during the call only.
-func eachEntry(b []byte, http func(*entry), bad func(error), tcp func(int)) error {
+// visitor takes what is in a message.
+type visitor struct {
+	http func(*entry) // an HTTP entry, valid during the call only
+	tcp  func()       // a TCP entry
+	bad  func(error)  // an entry, or the rest of a list of entries, that cannot be read
+}
+
+// eachEntry decodes a StreamAccessLogsMessage and shows v its entries in order. An error says why
+// the rest of the message cannot be read.
+func eachEntry(b []byte, v visitor) error {
 	var e entry
-	return wire.Fields(b, func(num protowire.Number, v wire.Value) error {
-		logs, ok := v.Bytes()
+	return wire.Fields(b, func(num protowire.Number, list wire.Value) error {
+		logs, ok := list.Bytes()
 		switch {
 		case !ok:
 		case num == 2:
-			return wire.Fields(logs, func(num protowire.Number, v wire.Value) error {
-				if b, ok := v.Bytes(); ok && num == 1 {
-					e = entry{}
-					if err := e.decode(b); err != nil {
-						bad(err)
-					} else {
-						http(&e)
-					}
+			v.list(logs, func(b []byte) {
+				e = entry{}
+				if err := e.decode(b); err != nil {
+					v.bad(err)
+					return
 				}
-				return nil
+				v.http(&e)
 			})
 		case num == 3:
-			n := 0
-			err := wire.Fields(logs, func(num protowire.Number, v wire.Value) error {
-				if _, ok := v.Bytes(); ok && num == 1 {
-					n++
-				}
-				return nil
-			})
-			tcp(n)
-			return err
+			v.list(logs, func([]byte) { v.tcp() })
 		}
 		return nil
 	})
+}
+
+// list calls f for each log_entry of an HTTPAccessLogEntries or TCPAccessLogEntries.
+func (v *visitor) list(b []byte, f func(entry []byte)) {
+	err := wire.Fields(b, func(num protowire.Number, entry wire.Value) error {
+		if b, ok := entry.Bytes(); ok && num == 1 {
+			f(b)
+		}
+		return nil
+	})
+	if err != nil {
+		v.bad(err)
+	}
 }
 
 func (e *entry) decode(b []byte) error {
@@ -104,7 +111,7 @@ func (e *entry) commonField(num protowire.Number, v wire.Value) error {
 	}
 	switch num {
 	case 5:
-		return e.decodeStart(b)
+		return wire.Fields(b, e.start.field)
 	case 15:
 		e.cluster, _ = v.String()
 	case 16:
@@ -116,12 +123,12 @@ func (e *entry) commonField(num protowire.Number, v wire.Value) error {
 	case 22:
 		return e.decodeTag(b)
 	case 23:
-		return e.decodeDuration(b)
+		return wire.Fields(b, e.took.field)
 	}
 	return nil
 }
 
-// secondsAndNanos reads a Timestamp or a Duration over what came before of it.
+// secondsAndNanos is a google.protobuf.Timestamp or Duration as it was sent.
 type secondsAndNanos struct {
 	seconds int64
 	nanos   int32
@@ -134,41 +141,29 @@ func (t *secondsAndNanos) field(num protowire.Number, v wire.Value) error {
 	case num == 1:
 		t.seconds = int64(n) //nolint:gosec // two's complement, as protobuf has it
 	case num == 2:
-		t.nanos = int32(n) //nolint:gosec // as above
+		t.nanos = int32(n) //nolint:gosec // protobuf keeps the low 32 bits
 	}
 	return nil
 }
 
-func (e *entry) decodeStart(b []byte) error {
-	var t secondsAndNanos
-	if e.hasStart {
-		t = secondsAndNanos{e.start.Unix(), int32(e.start.Nanosecond())} //nolint:gosec // below 1e9
-	}
-	if err := wire.Fields(b, t.field); err != nil {
-		return err
-	}
+// time is false for what Envoy cannot have meant: nothing, before 1970, after 9999.
+func (t secondsAndNanos) time() (time.Time, bool) {
 	const year10000 = 253402300800
 	if t.seconds <= 0 || t.seconds >= year10000 || t.nanos < 0 || t.nanos >= 1e9 {
-		e.hasStart = false // no Timestamp that Envoy can have meant
-		return nil
+		return time.Time{}, false
 	}
-	e.start, e.hasStart = time.Unix(t.seconds, int64(t.nanos)), true
-	return nil
+	return time.Unix(t.seconds, int64(t.nanos)), true
 }
 
-// decodeDuration takes a duration as it is; one that is negative or beyond 292 years is 0.
-func (e *entry) decodeDuration(b []byte) error {
-	t := secondsAndNanos{int64(e.duration / time.Second), int32(e.duration % time.Second)} //nolint:gosec // below 1e9
-	if err := wire.Fields(b, t.field); err != nil {
-		return err
+// duration is 0 for one that is negative or malformed, and most for a longer one.
+func (t secondsAndNanos) duration(most time.Duration) time.Duration {
+	switch {
+	case t.seconds < 0 || t.nanos < 0 || t.nanos >= 1e9:
+		return 0
+	case t.seconds >= int64(most/time.Second):
+		return most
 	}
-	const most = int64(math.MaxInt64/time.Second) - 1
-	if t.seconds < 0 || t.seconds > most || t.nanos < 0 || t.nanos >= 1e9 {
-		e.duration = 0
-		return nil
-	}
-	e.duration = time.Duration(t.seconds)*time.Second + time.Duration(t.nanos)
-	return nil
+	return time.Duration(t.seconds)*time.Second + time.Duration(t.nanos)
 }
 
 func (e *entry) flagField(num protowire.Number, v wire.Value) error {

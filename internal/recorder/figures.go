@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -39,7 +38,7 @@ type series struct {
 	failed    atomic.Uint64
 	throttled atomic.Uint64
 	held      atomic.Uint64
-	totalNS   atomic.Int64
+	totalUS   atomic.Int64 // microseconds: nanoseconds overflow after 11 days of 10,000 a second that take a second each
 }
 
 func newFigures(maxSeries int, reg prometheus.Registerer) (*figures, error) {
@@ -70,7 +69,7 @@ func (f *figures) add(t *Transaction) {
 	f.received.Add(1)
 	s := f.series(seriesKey{t.Domain, t.Gateway, t.Endpoint})
 	s.requests.Add(1)
-	s.totalNS.Add(int64(t.Duration))
+	s.totalUS.Add(t.Duration.Microseconds())
 	s.total[index(t.Success)][index(t.Throttled)].Inc()
 	s.duration.Observe(t.Duration.Seconds())
 	if !t.Success {
@@ -158,7 +157,7 @@ func (f *figures) stats() Stats {
 		st.Endpoints = append(st.Endpoints, EndpointStats{
 			Domain: key.domain, Gateway: key.gateway, Endpoint: key.endpoint,
 			Transactions: n, Failed: s.failed.Load(), Throttled: s.throttled.Load(), Held: s.held.Load(),
-			MeanMS: float64(s.totalNS.Load()) / float64(max(n, 1)) / float64(time.Millisecond),
+			MeanMS: float64(s.totalUS.Load()) / float64(max(n, 1)) / 1000,
 		})
 	}
 	slices.SortFunc(st.Endpoints, func(a, b EndpointStats) int {

@@ -76,15 +76,17 @@ type message struct{ recorder *Recorder }
 // counted, and the stream goes on.
 func (m *message) UnmarshalWire(b []byte) error {
 	r, receivedAt := m.recorder, time.Now()
-	err := eachEntry(b, func(e *entry) {
-		if !e.counted() {
-			r.metrics.ignored.WithLabelValues(ignoredIntermediate).Inc()
-			return
-		}
-		t := e.transaction(receivedAt)
-		r.Record(&t)
-	}, r.malformed, func(n int) {
-		r.metrics.ignored.WithLabelValues(ignoredTCP).Add(float64(n))
+	err := eachEntry(b, visitor{
+		http: func(e *entry) {
+			if !e.counted() {
+				r.metrics.ignored.WithLabelValues(ignoredIntermediate).Inc()
+				return
+			}
+			t := e.transaction(receivedAt)
+			r.Record(&t)
+		},
+		tcp: r.metrics.ignored.WithLabelValues(ignoredTCP).Inc,
+		bad: r.malformed,
 	})
 	if err != nil {
 		r.malformed(err)

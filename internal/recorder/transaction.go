@@ -33,37 +33,37 @@ const maxHold = 30 * time.Minute
 func (e *entry) transaction(receivedAt time.Time) Transaction {
 	t := Transaction{Domain: clean(e.decision.domain), StatusCode: int(min(e.status, 999))}
 	t.Gateway, t.Endpoint = e.names()
+	took := e.took.duration(longest)
 	t.Waited = e.decision.waited()
-	t.Duration = max(e.duration-t.Waited, 0)
-	t.At = e.endedAt(receivedAt)
+	t.Duration = max(took-t.Waited, 0)
+	t.At = e.endedAt(took, receivedAt)
 	t.Throttled = e.rateLimited || e.decision.throttled
 	t.Success = e.status != 0 && e.status < 500 && e.status != 429 && e.grpcOK() && !t.Throttled
 	return t
 }
 
 // names come from the decision, else from the custom tags of Envoy's configuration, else from
-// the cluster and the route.
+// the cluster and the route. Names of the decision are not mixed with others: it tells exactly
+// what was limited, and without an endpoint that was the gateway.
 func (e *entry) names() (gateway, endpoint string) {
 	switch {
 	case e.decision.gateway != "":
-		gateway, endpoint = e.decision.gateway, e.decision.endpoint
+		return clean(e.decision.gateway), clean(e.decision.endpoint)
 	case told(e.tagGateway):
-		gateway, endpoint = e.tagGateway, e.tagEndpoint
-	default:
+		gateway, endpoint = e.tagGateway, ""
+	case e.cluster != "":
 		gateway, endpoint = e.cluster, e.route
-		if told(e.tagEndpoint) {
-			endpoint = e.tagEndpoint
-		}
+	default:
+		gateway, endpoint = noGateway, e.route
 	}
-	if gateway == "" {
-		gateway = noGateway
-	}
-	if endpoint == noGateway {
-		endpoint = "" // what Envoy's own default of a tag usually is
+	if told(e.tagEndpoint) {
+		endpoint = e.tagEndpoint
 	}
 	return clean(gateway), clean(endpoint)
 }
 
+// told is false for a tag that found nothing: it is absent, or "-", the default_value that the
+// files of envoy/ give.
 func told(tag string) bool { return tag != "" && tag != noGateway }
 
 func (d *decision) waited() time.Duration {
@@ -83,18 +83,17 @@ func (e *entry) grpcOK() bool {
 	return status == "" || status == "0"
 }
 
-// Entries of a time that no row can have are given the time at which they came.
+// Entries that ended at a time nobody can believe are given the time at which they came.
 const (
-	oldest = 366 * 24 * time.Hour
-	newest = 24 * time.Hour
+	longest = 366 * 24 * time.Hour // a duration beyond it is taken for this
+	oldest  = 366 * 24 * time.Hour
+	newest  = 24 * time.Hour // ahead of the clock of this host
 )
 
-func (e *entry) endedAt(receivedAt time.Time) time.Time {
-	if !e.hasStart {
-		return receivedAt
-	}
-	at := e.start.Add(e.duration)
-	if at.Before(receivedAt.Add(-oldest)) || at.After(receivedAt.Add(newest)) {
+func (e *entry) endedAt(took time.Duration, receivedAt time.Time) time.Time {
+	start, ok := e.start.time()
+	at := start.Add(took)
+	if !ok || at.Before(receivedAt.Add(-oldest)) || at.After(receivedAt.Add(newest)) {
 		return receivedAt
 	}
 	return at
