@@ -9,7 +9,11 @@ import (
 
 	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/tps-agent/ratelimitd/internal/testenv"
 )
+
+func TestMain(m *testing.M) { testenv.Main(m) }
 
 const h2loadOutput = `starting benchmark...
 finished in 5.21s, 38378.19 req/s, 4.5MB/s
