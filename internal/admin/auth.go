@@ -31,24 +31,29 @@ type Token struct {
 // LogValue keeps tokens out of logs.
 func (t Token) LogValue() slog.Value { return slog.StringValue(string(t.Role) + ":***") }
 
-// ParseTokens reads `role:token` pairs, separated by commas. An empty s gives none. Errors do
-// not repeat the tokens.
+// ParseTokens reads `role:token` pairs, separated by commas. Only an empty s gives none: a
+// list of nothing but commas would open the API to this host by mistake. Errors do not repeat
+// the tokens.
 func ParseTokens(s string) ([]Token, error) {
 	var tokens []Token
 	var errs []error
 	for i, pair := range strings.Split(s, ",") {
-		if pair = strings.TrimSpace(pair); pair == "" {
+		if strings.TrimSpace(pair) == "" {
 			continue
 		}
-		role, secret, ok := strings.Cut(pair, ":")
+		name, secret, _ := strings.Cut(pair, ":")
+		role, secret := Role(strings.TrimSpace(name)), strings.TrimSpace(secret)
 		switch {
-		case !ok || secret == "":
+		case secret == "":
 			errs = append(errs, fmt.Errorf("entry %d: is not role:token", i+1))
-		case Role(role) != RoleRead && Role(role) != RoleWrite:
-			errs = append(errs, fmt.Errorf("entry %d: role %q is not read or write", i+1, role))
+		case role != RoleRead && role != RoleWrite: // which may be a part of the token
+			errs = append(errs, fmt.Errorf("entry %d: its role is not read or write", i+1))
 		default:
-			tokens = append(tokens, Token{Role(role), sha256.Sum256([]byte(secret))})
+			tokens = append(tokens, Token{role, sha256.Sum256([]byte(secret))})
 		}
+	}
+	if s != "" && tokens == nil && errs == nil {
+		errs = append(errs, errors.New("holds no role:token"))
 	}
 	return tokens, errors.Join(errs...)
 }
@@ -56,43 +61,67 @@ func ParseTokens(s string) ([]Token, error) {
 // forwarded are the headers by which a request shows that it came through somebody else.
 const forwarded = "X-Forwarded-For, X-Forwarded-Host, Forwarded, X-Real-Ip, Via"
 
-// allow answers the request itself and returns false where the role is missing.
-func (a *api) allow(w http.ResponseWriter, r *http.Request, need Role) bool {
-	if len(a.tokens) == 0 {
-		if need == RoleRead {
-			return true
-		}
-		if err := thisHostAlone(r); err != nil {
-			problem(w, http.StatusForbidden, "without TPS_API_TOKENS writes are for this host alone: "+err.Error())
-			return false
-		}
-		return true
+// needs wraps handlers that take a role.
+func (a *api) needs(need Role) func(http.HandlerFunc) http.Handler {
+	return func(handler http.HandlerFunc) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if a.allow(w, r, need) {
+				handler(w, r)
+			}
+		})
 	}
-	role, ok := a.role(r)
-	switch {
-	case !ok:
-		w.Header().Set("WWW-Authenticate", `Bearer realm="ratelimitd"`)
-		problem(w, http.StatusUnauthorized, "the header Authorization holds no token of TPS_API_TOKENS")
-	case need == RoleWrite && role != RoleWrite:
-		problem(w, http.StatusForbidden, "the token's role is read; this needs write")
-		return false
-	}
-	return ok
 }
 
-// role compares every token, so that the time taken tells nothing.
-func (a *api) role(r *http.Request) (role Role, ok bool) {
+// allow answers the request itself and returns false where the role is missing.
+func (a *api) allow(w http.ResponseWriter, r *http.Request, need Role) bool {
+	if len(a.tokens) > 0 {
+		return a.allowToken(w, r, need)
+	}
+	if need == RoleRead {
+		return true
+	}
+	if err := thisHostAlone(r); err != nil {
+		problem(w, http.StatusForbidden, "without TPS_API_TOKENS writes are for this host alone: "+err.Error())
+		return false
+	}
+	return true
+}
+
+// allowToken is allow where tokens are set; the challenges are those of RFC 6750.
+func (a *api) allowToken(w http.ResponseWriter, r *http.Request, need Role) bool {
+	const challenge = `Bearer realm="ratelimitd"`
+	role, given := a.role(r)
+	switch {
+	case !given:
+		w.Header().Set("WWW-Authenticate", challenge)
+		problem(w, http.StatusUnauthorized, "this needs a token of TPS_API_TOKENS: Authorization: Bearer <token>")
+	case role == "":
+		w.Header().Set("WWW-Authenticate", challenge+`, error="invalid_token"`)
+		problem(w, http.StatusUnauthorized, "the token is none of TPS_API_TOKENS")
+	case need == RoleWrite && role != RoleWrite:
+		w.Header().Set("WWW-Authenticate", challenge+`, error="insufficient_scope"`)
+		problem(w, http.StatusForbidden, "the token's role is read; this needs write")
+	default:
+		return true
+	}
+	return false
+}
+
+// role returns the role of the token that a request gives, empty where that is none of ours. It
+// compares every token, so that the time taken tells nothing.
+func (a *api) role(r *http.Request) (role Role, given bool) {
 	scheme, secret, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	secret = strings.TrimSpace(secret)
 	if !strings.EqualFold(scheme, "Bearer") || secret == "" {
 		return "", false
 	}
-	hash := sha256.Sum256([]byte(strings.TrimSpace(secret)))
+	hash := sha256.Sum256([]byte(secret))
 	for i := range a.tokens {
 		if subtle.ConstantTimeCompare(hash[:], a.tokens[i].hash[:]) == 1 && role != RoleWrite {
-			role, ok = a.tokens[i].Role, true
+			role = a.tokens[i].Role
 		}
 	}
-	return role, ok
+	return role, true
 }
 
 // thisHostAlone says why a request is not one that somebody on this host made by hand. A
@@ -124,12 +153,9 @@ func thisHostAlone(r *http.Request) error {
 }
 
 func loopbackName(host string) bool {
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		host = name
+	name, _, err := net.SplitHostPort(host)
+	if err != nil { // no port
+		name = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
 	}
-	switch strings.ToLower(strings.Trim(host, "[]")) {
-	case "localhost", "127.0.0.1", "::1":
-		return true
-	}
-	return false
+	return strings.EqualFold(name, "localhost") || name == "127.0.0.1" || name == "::1"
 }

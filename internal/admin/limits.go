@@ -1,15 +1,17 @@
 package admin
 
 import (
-	"bytes"
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
-	"strings"
+	"os"
+	"time"
 
 	"github.com/tps-agent/ratelimitd/internal/limits"
 )
@@ -17,86 +19,98 @@ import (
 // maxBody is the largest body of a request.
 const maxBody = 1 << 20
 
-// putRow is a row as PUT takes it: what GET shows, of which the last three are ignored.
-type putRow struct {
-	Domain    string          `json:"domain"`
-	Gateway   string          `json:"gateway"`
-	Endpoint  *string         `json:"endpoint"`
-	Per       *string         `json:"per"`
-	MaxTPS    *int64          `json:"max_tps"`
-	Enabled   *bool           `json:"enabled"`
-	Burst     *int64          `json:"burst"`
-	MaxWaitMS *int64          `json:"max_wait_ms"`
-	Shadow    *bool           `json:"shadow"`
-	Note      *string         `json:"note"`
-	CreatedAt json.RawMessage `json:"created_at"`
-	UpdatedAt json.RawMessage `json:"updated_at"`
-	Version   json.RawMessage `json:"version"`
-}
+// noLimits answers instead of a list while none was ever loaded.
+const noLimits = "no limits were loaded yet: /readyz says what is missing"
 
-func (p *putRow) limit() (limits.Limit, error) {
-	return limits.Row{
-		Domain: p.Domain, Gateway: p.Gateway, Endpoint: p.Endpoint, Per: p.Per, MaxTPS: p.MaxTPS, Enabled: p.Enabled,
-		Burst: p.Burst, MaxWaitMS: p.MaxWaitMS, Shadow: p.Shadow, Note: p.Note,
-	}.Limit()
-}
-
-// listLimits shows every row, sorted by key.
+// listLimits shows every row, sorted by key. They are written one by one, for there may be a
+// million.
 func (a *api) listLimits(w http.ResponseWriter, r *http.Request) {
-	if !a.allow(w, r, RoleRead) {
+	t := a.Current.Load()
+	if t == nil {
+		problem(w, http.StatusServiceUnavailable, noLimits)
 		return
 	}
-	rows := []limits.Row{}
-	if t := a.Current.Load(); t != nil {
-		for _, l := range t.Sorted() {
-			rows = append(rows, limits.RowOf(l))
-		}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	if r.Method == http.MethodHead {
+		return
 	}
-	answer(w, http.StatusOK, map[string]any{"limits": rows})
+	if err := writeRows(bufio.NewWriter(w), t); err != nil { // the answer breaks off, so that it is no JSON
+		a.Log.DebugContext(r.Context(), "the limits could not be shown to their end", slog.Any("error", err))
+	}
 }
 
-// activeLimits shows the enabled rows of one domain, without those that count per value.
+func writeRows(w *bufio.Writer, t *limits.Table) error {
+	separator := `{"limits":[`
+	for _, l := range t.Sorted() {
+		row, err := json.Marshal(limits.RowOf(l))
+		if err != nil {
+			return fmt.Errorf("encoding the row %s: %w", l.Key, err)
+		}
+		if _, err = w.WriteString(separator); err == nil {
+			_, err = w.Write(row)
+		}
+		if err != nil {
+			return err
+		}
+		separator = ","
+	}
+	if t.Len() > 0 {
+		separator = ""
+	}
+	if _, err := w.WriteString(separator + "]}\n"); err != nil {
+		return err
+	}
+	return w.Flush()
+}
+
+// active are the enabled rows of one domain, without those that count per value.
+type active struct {
+	Gateways  map[string]int64            `json:"gateway_limits"`
+	Endpoints map[string]map[string]int64 `json:"endpoint_limits"`
+}
+
 func (a *api) activeLimits(w http.ResponseWriter, r *http.Request) {
-	if !a.allow(w, r, RoleRead) {
+	domain, err := only(r.URL.RawQuery, "domain")
+	if err != nil {
+		problem(w, http.StatusUnprocessableEntity, oneLine(err))
 		return
 	}
-	gateways, endpoints := map[string]int64{}, map[string]map[string]int64{}
-	domain := r.URL.Query().Get("domain")
-	if t := a.Current.Load(); t != nil {
-		for l := range t.All() {
-			switch {
-			case l.Domain != domain || !l.Enabled || l.Per != "":
-			case l.Endpoint == "":
-				gateways[l.Gateway] = l.MaxTPS
-			default:
-				if endpoints[l.Gateway] == nil {
-					endpoints[l.Gateway] = map[string]int64{}
-				}
-				endpoints[l.Gateway][l.Endpoint] = l.MaxTPS
-			}
+	t := a.Current.Load()
+	if t == nil {
+		problem(w, http.StatusServiceUnavailable, noLimits)
+		return
+	}
+	out := active{Gateways: map[string]int64{}, Endpoints: map[string]map[string]int64{}}
+	for l := range t.All() {
+		if l.Domain == domain["domain"] && l.Enabled && l.Per == "" {
+			out.add(l)
 		}
 	}
-	answer(w, http.StatusOK, map[string]any{"gateway_limits": gateways, "endpoint_limits": endpoints})
+	answer(w, http.StatusOK, out)
+}
+
+func (a *active) add(l *limits.Limit) {
+	if l.Endpoint == "" {
+		a.Gateways[l.Gateway] = l.MaxTPS
+		return
+	}
+	if a.Endpoints[l.Gateway] == nil {
+		a.Endpoints[l.Gateway] = map[string]int64{}
+	}
+	a.Endpoints[l.Gateway][l.Endpoint] = l.MaxTPS
 }
 
 // putLimit writes one whole row; an absent column takes its default.
 func (a *api) putLimit(w http.ResponseWriter, r *http.Request) {
-	if !a.allow(w, r, RoleWrite) {
-		return
-	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	var tooLarge *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooLarge):
-		problem(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("body: is over %d bytes", tooLarge.Limit))
-		return
-	case err != nil:
-		problem(w, http.StatusBadRequest, "reading the body: "+err.Error())
+	body, code, err := a.readBody(w, r)
+	if err != nil {
+		problem(w, code, err.Error())
 		return
 	}
 	l, code, err := decodeRow(body)
 	if err != nil {
-		problem(w, code, err.Error())
+		problem(w, code, oneLine(err))
 		return
 	}
 	stored, err := a.Store.Put(r.Context(), l, who(r))
@@ -107,43 +121,29 @@ func (a *api) putLimit(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, limits.RowOf(&stored))
 }
 
-// decodeRow returns the row of a body, or the status and the fault.
-func decodeRow(body []byte) (limits.Limit, int, error) {
-	if !json.Valid(body) {
-		var any any
-		return limits.Limit{}, http.StatusBadRequest, fmt.Errorf("body: is not JSON: %w", json.Unmarshal(body, &any))
+// readBody returns the body, or the status and the fault.
+func (a *api) readBody(w http.ResponseWriter, r *http.Request) (body []byte, code int, err error) {
+	deadlines := http.NewResponseController(w)
+	_ = deadlines.SetReadDeadline(time.Now().Add(a.bodyTimeout)) // where w cannot, the server's own bounds hold
+	body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	tooLarge, isTooLarge := errors.AsType[*http.MaxBytesError](err)
+	switch {
+	case isTooLarge:
+		return nil, http.StatusRequestEntityTooLarge, fmt.Errorf("body: is over %d bytes", tooLarge.Limit)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, http.StatusRequestTimeout, fmt.Errorf("body: has not arrived within %v", a.bodyTimeout)
+	case err != nil:
+		return nil, http.StatusBadRequest, fmt.Errorf("body: %w", err)
 	}
-	var row putRow
-	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&row); err != nil {
-		var wrong *json.UnmarshalTypeError
-		if errors.As(err, &wrong) {
-			err = fmt.Errorf("%s: a JSON %s is not a %s", fieldName(wrong.Field), wrong.Value, wrong.Type)
-		} else {
-			err = errors.New(strings.TrimPrefix(err.Error(), "json: "))
-		}
-		return limits.Limit{}, http.StatusUnprocessableEntity, err
-	}
-	l, err := row.limit()
-	return l, http.StatusUnprocessableEntity, err
-}
-
-func fieldName(f string) string {
-	if f == "" {
-		return "body"
-	}
-	return f
+	_ = deadlines.SetReadDeadline(time.Time{}) // else it would end the request while the store works
+	return body, 0, nil
 }
 
 // deleteLimit removes the row of exactly the key in the query.
 func (a *api) deleteLimit(w http.ResponseWriter, r *http.Request) {
-	if !a.allow(w, r, RoleWrite) {
-		return
-	}
 	key, err := keyOf(r.URL.RawQuery)
 	if err != nil {
-		problem(w, http.StatusUnprocessableEntity, err.Error())
+		problem(w, http.StatusUnprocessableEntity, oneLine(err))
 		return
 	}
 	if err := a.Store.Delete(r.Context(), key, who(r)); err != nil {
@@ -154,23 +154,34 @@ func (a *api) deleteLimit(w http.ResponseWriter, r *http.Request) {
 }
 
 // keyOf reads domain, gateway, endpoint and per; an empty one is as good as none.
-func keyOf(query string) (key limits.Key, err error) {
+func keyOf(query string) (limits.Key, error) {
+	v, err := only(query, "domain", "gateway", "endpoint", "per")
+	if err != nil {
+		return limits.Key{}, err
+	}
+	key := limits.Key{Domain: v["domain"], Gateway: v["gateway"], Endpoint: v["endpoint"], Per: v["per"]}
+	return key, key.Validate()
+}
+
+// only returns the parameters of a query, each of which must have one of names and come once: a
+// misspelled one would name another row than was meant.
+func only(query string, names ...string) (map[string]string, error) {
 	values, err := url.ParseQuery(query)
 	if err != nil {
-		return key, fmt.Errorf("query %.200q: %w", query, err)
+		return nil, fmt.Errorf("query %s: %w", quote(query), err)
 	}
-	fields := map[string]*string{"domain": &key.Domain, "gateway": &key.Gateway, "endpoint": &key.Endpoint, "per": &key.Per}
-	for name, v := range values {
-		field, known := fields[name]
-		switch {
-		case !known:
-			return key, fmt.Errorf("query parameter %.64q: is not domain, gateway, endpoint or per", name)
-		case len(v) > 1:
-			return key, fmt.Errorf("query parameter %s %.200q: comes twice", name, v)
+	found := make(map[string]string, len(names))
+	for _, name := range names {
+		if given := values[name]; len(given) > 1 {
+			return nil, fmt.Errorf("query parameter %s: comes %d times", name, len(given))
 		}
-		*field = v[0]
+		found[name] = values.Get(name)
+		delete(values, name)
 	}
-	return key, key.Validate()
+	for name := range values {
+		return nil, fmt.Errorf("query parameter %s: is none of %v", quote(name), names)
+	}
+	return found, nil
 }
 
 // who says in the history where a change came from.
