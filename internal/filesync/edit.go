@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 
@@ -22,24 +23,42 @@ func (d *document) put(l limits.Limit) error {
 	if i >= 0 && d.rows[i] == l {
 		return nil
 	}
-	row := limits.RowOf(&l)
-	if l.Note == "" {
-		row.Note = nil
-	}
-	var node yaml.Node
-	if err := node.Encode(row); err != nil {
+	node, err := encodeRow(&l)
+	if err != nil {
 		return fmt.Errorf("encoding the row %s: %w", l.Key, err)
 	}
 	d.edited = true
 	if i >= 0 {
-		replaceColumns(d.items.Content[i], &node)
+		replaceColumns(d.items.Content[i], node)
 		d.rows[i] = l
 		return nil
 	}
-	d.items.Content = append(d.items.Content, &node)
+	d.items.Content = append(d.items.Content, node)
 	d.items.Style = 0
 	d.rows = append(d.rows, l)
 	return nil
+}
+
+// encodeRow returns the node of a row, without the columns that are NULL and without an empty note.
+func encodeRow(l *limits.Limit) (*yaml.Node, error) {
+	row := limits.RowOf(l)
+	quoted := strings.Contains(l.Note, "\t") // which the library would write as a block that it cannot read
+	if l.Note == "" {
+		row.Note = nil
+	} else if quoted {
+		row.Note = new("")
+	}
+	var node yaml.Node
+	if err := node.Encode(row); err != nil {
+		return nil, err
+	}
+	for i := 0; quoted && i < len(node.Content); i += 2 {
+		if node.Content[i].Value == "note" {
+			node.Content[i+1].SetString(l.Note)
+			node.Content[i+1].Style = yaml.DoubleQuotedStyle
+		}
+	}
+	return &node, nil
 }
 
 // replaceColumns makes row say what wanted says. What stays keeps its place, and comments stay.

@@ -33,7 +33,7 @@ func drawLimit(t *rapid.T) limits.Limit {
 		MaxTPS: rapid.Int64Range(0, limits.MaxMaxTPS).Draw(t, "max_tps"), Enabled: rapid.Bool().Draw(t, "enabled"),
 		Burst: rapid.Int64Range(0, limits.MaxBurst).Draw(t, "burst"), MaxWaitMS: rapid.Int64Range(0, limits.MaxMaxWaitMS).Draw(t, "max_wait_ms"),
 		Shadow: rapid.Bool().Draw(t, "shadow"),
-		Note:   rapid.OneOf(optional, rapid.StringN(0, 40, 200), rapid.Just("two\n lines\n\n")).Draw(t, "note"),
+		Note:   rapid.OneOf(optional, rapid.StringN(0, 40, 200), rapid.SampledFrom([]string{"two\n lines\n\n", "\t\nx", "\n\tx", " \n x", "x\n\t\n"})).Draw(t, "note"),
 	}
 }
 

@@ -5,14 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/fsnotify/fsnotify"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/tps-agent/ratelimitd/internal/filewatch"
 	"github.com/tps-agent/ratelimitd/internal/limits"
 )
 
@@ -46,9 +45,6 @@ type state struct{ fault error }
 func New(cfg Config, clock limits.Clock, current *limits.Current, reg prometheus.Registerer, log *slog.Logger) (*Sync, error) {
 	if cfg.Path == "" {
 		return nil, errors.New("configuring the limits file: its path is empty")
-	}
-	if cfg.PollInterval <= 0 {
-		cfg.PollInterval = time.Second
 	}
 	s := &Sync{
 		cfg: cfg, clock: clock, current: current, log: log,
@@ -84,67 +80,6 @@ func (s *Sync) Ready() error {
 
 // Run follows the file until ctx ends, and returns nil then.
 func (s *Sync) Run(ctx context.Context) error {
-	s.check(ctx)
-	watcher, err := fsnotify.NewWatcher()
-	if err != nil {
-		s.log.WarnContext(ctx, "the limits file is only polled: no notifications from the system", slog.Any("error", err))
-		s.follow(ctx, nil)
-		return nil
-	}
-	defer watcher.Close() //nolint:errcheck // it only frees what the process had
-	if err := s.watch(watcher); err != nil {
-		s.log.WarnContext(ctx, "the limits file is only polled: its directory cannot be watched", slog.Any("error", err))
-	}
-	s.follow(ctx, watcher)
+	filewatch.Follow(ctx, filewatch.Config{What: "the limits file", Paths: []string{s.cfg.Path}, Poll: s.cfg.PollInterval}, s.log, s.check)
 	return nil
-}
-
-// watch asks for notifications about the directory that has the name by now: it may have been
-// removed and made again, or mounted over.
-func (s *Sync) watch(watcher *fsnotify.Watcher) error {
-	return watcher.Add(filepath.Dir(s.cfg.Path))
-}
-
-// A notification is followed by a look at the file when it was left alone for settle, so that a
-// write in several parts is read once, and in a busy directory at the latest after settleMost.
-const (
-	settle     = 10 * time.Millisecond
-	settleMost = 100 * time.Millisecond
-)
-
-// follow looks at the file after notifications about its directory (a rename or the swap of a
-// symbolic link is one too), and from time to time. Without a watcher, only the latter.
-func (s *Sync) follow(ctx context.Context, watcher *fsnotify.Watcher) {
-	ticker := time.NewTicker(s.cfg.PollInterval)
-	defer ticker.Stop()
-	var events <-chan fsnotify.Event
-	var faults <-chan error
-	if watcher != nil {
-		events, faults = watcher.Events, watcher.Errors
-	}
-	var settled <-chan time.Time
-	var latest time.Time
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case err := <-faults: // a queue of the system that ran over: the poll finds what was missed
-			s.log.DebugContext(ctx, "notifications about the limits file were lost", slog.Any("error", err))
-		case <-events:
-			if settled == nil {
-				latest = time.Now().Add(settleMost)
-			}
-			settled = time.After(min(settle, time.Until(latest)))
-		case <-settled:
-			settled = nil
-			s.check(ctx)
-		case <-ticker.C:
-			if watcher != nil {
-				_ = s.watch(watcher) // a fault was logged at the start, and the poll does without
-			}
-			if settled == nil { // else somebody is writing
-				s.check(ctx)
-			}
-		}
-	}
 }

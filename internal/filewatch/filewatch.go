@@ -1,0 +1,119 @@
+// Package filewatch tells when files may have changed, however they are written: in place, by
+// rename, by the swap of a symbolic link above them (a Kubernetes ConfigMap or Secret), removed
+// and put back.
+//
+//	directories of the files --fsnotify--> settle --> look
+//	                          poll interval ----------^
+//
+// Notifications make a change known within milliseconds. They are not relied on: some file
+// systems have none, and a queue of the system can run over. So the caller's look is also called
+// from time to time, and has to find out by itself whether anything has changed. It is never
+// called twice at once.
+//
+// Where the system gives no notifications, that is logged once and the poll does alone.
+package filewatch
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+// A notification is followed by a look when the files were left alone for settle, so that a
+// write in several parts is read once, and in a busy directory at the latest after settleMost.
+const (
+	settle     = 10 * time.Millisecond
+	settleMost = 100 * time.Millisecond
+)
+
+// Config says what to watch.
+type Config struct {
+	What  string        // names the files in logs: "the limits file"
+	Paths []string      // of files, which need not exist; their directories are watched
+	Poll  time.Duration // look is called this often, beside notifications; 0 = 1 s
+}
+
+// Follow calls look once at the start, then whenever the files may have changed, until ctx ends.
+func Follow(ctx context.Context, cfg Config, log *slog.Logger, look func(context.Context)) {
+	w := &watch{dirs: directories(cfg.Paths), log: log.With(slog.String("files", cfg.What))}
+	var err error
+	if w.watcher, err = fsnotify.NewWatcher(); err != nil {
+		w.watcher = &fsnotify.Watcher{} // whose channels are nil and stay silent
+		w.log.WarnContext(ctx, "files are only polled: no notifications from the system", slog.Any("error", err))
+	} else {
+		defer w.watcher.Close() //nolint:errcheck // it only frees what the process had
+		w.notifies = true
+	}
+	if err := w.add(); err != nil {
+		w.log.WarnContext(ctx, "files are only polled: their directory cannot be watched", slog.Any("error", err))
+	}
+	look(ctx) // after the watch has begun, so that no change falls between
+	if cfg.Poll <= 0 {
+		cfg.Poll = time.Second
+	}
+	w.follow(ctx, cfg.Poll, look)
+}
+
+type watch struct {
+	dirs     []string
+	watcher  *fsnotify.Watcher
+	notifies bool
+	log      *slog.Logger
+}
+
+func directories(paths []string) []string {
+	seen := make(map[string]bool, len(paths))
+	var dirs []string
+	for _, path := range paths {
+		if dir := filepath.Dir(path); !seen[dir] {
+			seen[dir] = true
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
+}
+
+// add asks for notifications about the directories that have the names by now: they may have
+// been removed and made again, or mounted over.
+func (w *watch) add() error {
+	if !w.notifies {
+		return nil
+	}
+	var errs []error
+	for _, dir := range w.dirs {
+		errs = append(errs, w.watcher.Add(dir))
+	}
+	return errors.Join(errs...)
+}
+
+func (w *watch) follow(ctx context.Context, poll time.Duration, look func(context.Context)) {
+	ticker := time.NewTicker(poll)
+	defer ticker.Stop()
+	var settled <-chan time.Time
+	var latest time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case err := <-w.watcher.Errors: // a queue of the system that ran over: the poll finds what was missed
+			w.log.DebugContext(ctx, "notifications about files were lost", slog.Any("error", err))
+		case <-w.watcher.Events:
+			if settled == nil {
+				latest = time.Now().Add(settleMost)
+			}
+			settled = time.After(min(settle, time.Until(latest)))
+		case <-settled:
+			settled = nil
+			look(ctx)
+		case <-ticker.C:
+			_ = w.add()         // a fault was logged at the start, and the poll does without
+			if settled == nil { // else somebody is writing
+				look(ctx)
+			}
+		}
+	}
+}

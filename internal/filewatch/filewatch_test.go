@@ -1,0 +1,142 @@
+package filewatch_test
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tps-agent/ratelimitd/internal/filewatch"
+	"github.com/tps-agent/ratelimitd/internal/testenv"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+const (
+	patience = 20 * time.Second // for what takes milliseconds
+	never    = time.Hour        // a poll that does not come to pass in a test
+)
+
+// follow runs Follow until the test ends. Each look sends what the files hold then, one after the
+// other, "-" for one that cannot be read.
+func follow(tb testing.TB, poll time.Duration, paths ...string) <-chan string {
+	tb.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	seen, ended := make(chan string), make(chan struct{})
+	look := func(ctx context.Context) {
+		var all []string
+		for _, path := range paths {
+			body, err := os.ReadFile(path)
+			if err != nil {
+				body = []byte("-")
+			}
+			all = append(all, string(body))
+		}
+		select {
+		case seen <- strings.Join(all, " "):
+		case <-ctx.Done():
+		}
+	}
+	go func() {
+		defer close(ended)
+		filewatch.Follow(ctx, filewatch.Config{What: "the files of a test", Paths: paths, Poll: poll}, slog.New(slog.DiscardHandler), look)
+	}()
+	tb.Cleanup(func() {
+		cancel()
+		<-ended
+	})
+	return seen
+}
+
+// await reads looks until one sees want.
+func await(tb testing.TB, seen <-chan string, want string) {
+	tb.Helper()
+	timeout := time.After(patience)
+	last := "nothing"
+	for {
+		select {
+		case last = <-seen:
+			if last == want {
+				return
+			}
+		case <-timeout:
+			tb.Fatalf("the last look saw %q, want %q", last, want)
+		}
+	}
+}
+
+func write(tb testing.TB, path, body string) {
+	tb.Helper()
+	if err := os.WriteFile(path, []byte(body), 0o600); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+func do(tb testing.TB, errs ...error) {
+	tb.Helper()
+	for _, err := range errs {
+		if err != nil {
+			tb.Fatal(err)
+		}
+	}
+}
+
+// However a file is written, the poll is not needed to see it.
+func TestNotifications(t *testing.T) {
+	dir, other := t.TempDir(), t.TempDir()
+	a, b := filepath.Join(dir, "a"), filepath.Join(other, "b")
+	write(t, a, "1")
+	seen := follow(t, never, a, b)
+	await(t, seen, "1 -")
+	write(t, a, "in-place")
+	await(t, seen, "in-place -")
+	write(t, a+".new", "renamed")
+	do(t, os.Rename(a+".new", a))
+	await(t, seen, "renamed -")
+	do(t, os.Remove(a))
+	await(t, seen, "- -")
+	write(t, b, "made-later")
+	await(t, seen, "- made-later")
+	write(t, a, "back")
+	await(t, seen, "back made-later")
+}
+
+// A Kubernetes ConfigMap is a link to a link to a directory; an update swaps the one in between.
+func TestSymlinkSwap(t *testing.T) {
+	dir := t.TempDir()
+	for _, version := range []string{"v1", "v2"} {
+		do(t, os.Mkdir(filepath.Join(dir, version), 0o700))
+		write(t, filepath.Join(dir, version, "file"), version)
+	}
+	do(t, os.Symlink("v1", filepath.Join(dir, "..data")), os.Symlink("..data/file", filepath.Join(dir, "file")))
+	seen := follow(t, never, filepath.Join(dir, "file"))
+	await(t, seen, "v1")
+	do(t, os.Symlink("v2", filepath.Join(dir, "..new")), os.Rename(filepath.Join(dir, "..new"), filepath.Join(dir, "..data")))
+	await(t, seen, "v2")
+}
+
+// What is not notified, here because the directory was not there at the start, the poll sees, and
+// the directory that is made later is watched.
+func TestPoll(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "later")
+	file := filepath.Join(dir, "file")
+	seen := follow(t, time.Millisecond, file)
+	await(t, seen, "-")
+	do(t, os.Mkdir(dir, 0o700))
+	write(t, file, "there")
+	await(t, seen, "there")
+}
+
+func TestSaysThatItOnlyPolls(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var logs bytes.Buffer
+	cfg := filewatch.Config{What: "the file", Paths: []string{filepath.Join(t.TempDir(), "missing", "file")}}
+	filewatch.Follow(ctx, cfg, slog.New(slog.NewTextHandler(&logs, nil)), func(context.Context) { cancel() })
+	if !strings.Contains(logs.String(), "files are only polled: their directory cannot be watched") || !strings.Contains(logs.String(), `files="the file"`) {
+		t.Errorf("logs are %q", logs.String())
+	}
+}
