@@ -2,6 +2,7 @@ package recorder
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -243,7 +244,7 @@ func messagePair(b []byte) (key string, value []byte, err error) {
 		case num == 2 && parts == 0:
 			value, parts = part, 1
 		case num == 2:
-			value, parts = append(value[:len(value):len(value)], part...), parts+1
+			value, parts = append(slices.Clip(value), part...), parts+1
 		}
 		return nil
 	})

@@ -55,6 +55,9 @@ func (q *queue) length() int {
 	return len(q.waiting)
 }
 
+// isFull tells whether so many wait that they are to be written now.
+func (q *queue) isFull() bool { return q.length() >= q.many }
+
 // dueIn is how long the oldest may still wait; 0 or less = it is due. Of an empty queue it is all
 // of the interval.
 func (q *queue) dueIn(interval time.Duration) time.Duration {

@@ -99,5 +99,5 @@ func (m *message) MarshalWire(b []byte) ([]byte, error) { return b, nil }
 
 func (r *Recorder) malformed(err error) {
 	r.metrics.dropped.WithLabelValues(dropMalformed).Inc()
-	r.log.Debug("an access-log entry cannot be read", slog.Any("error", err)) //nolint:sloglint // there is no context of a request
+	r.log.Debug("an access-log entry cannot be read", slog.Any("error", err))
 }

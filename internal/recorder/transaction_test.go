@@ -1,6 +1,7 @@
 package recorder
 
 import (
+	"maps"
 	"math"
 	"strings"
 	"testing"
@@ -46,9 +47,7 @@ var payDecision = decided(map[string]any{"domain": "edge", "gateway": "gw-main",
 
 func refusal(more map[string]any) part {
 	fields := map[string]any{"domain": "edge", "gateway": "gw-main", "endpoint": "pay", "throttled": true}
-	for k, v := range more {
-		fields[k] = v
-	}
+	maps.Copy(fields, more)
 	return decided(fields)
 }
 
@@ -98,10 +97,16 @@ var names = []meaning{
 	{"route name without a cluster", []part{upstream("", "api")}, []want{named("-", "api")}},
 	{"neither", []part{upstream("", "")}, []want{named("-", "")}},
 	{"NUL and other control characters", []part{decided(map[string]any{"gateway": "a\x00b", "endpoint": "\r\nc\u0085\x7f"})}, []want{named("a\ufffdb", "\ufffd\ufffdc\ufffd\ufffd")}},
-	{"long names end at a rune", []part{decided(map[string]any{"gateway": strings.Repeat("g", 254) + "é", "endpoint": strings.Repeat("€", 86)})},
-		[]want{named(strings.Repeat("g", 254), strings.Repeat("€", 85))}},
-	{"names of 255 bytes stay", []part{decided(map[string]any{"gateway": strings.Repeat("g", 255), "endpoint": strings.Repeat("€", 85)})},
-		[]want{named(strings.Repeat("g", 255), strings.Repeat("€", 85))}},
+	{
+		"long names end at a rune",
+		[]part{decided(map[string]any{"gateway": strings.Repeat("g", 254) + "é", "endpoint": strings.Repeat("€", 86)})},
+		[]want{named(strings.Repeat("g", 254), strings.Repeat("€", 85))},
+	},
+	{
+		"names of 255 bytes stay",
+		[]part{decided(map[string]any{"gateway": strings.Repeat("g", 255), "endpoint": strings.Repeat("€", 85)})},
+		[]want{named(strings.Repeat("g", 255), strings.Repeat("€", 85))},
+	},
 }
 
 var outcomes = []meaning{

@@ -87,7 +87,10 @@ func (r *Recorder) writeUntil(ctx, work context.Context, p *pauses) {
 		select {
 		case <-ctx.Done():
 		case <-r.queue.full:
-			r.drain(work, p)
+			// What asked for this write may have gone with the one before.
+			if r.queue.isFull() {
+				r.drain(work, p)
+			}
 		case <-due.C:
 			if r.queue.dueIn(r.cfg.FlushInterval) <= 0 {
 				r.drain(work, p)
@@ -97,36 +100,51 @@ func (r *Recorder) writeUntil(ctx, work context.Context, p *pauses) {
 	}
 }
 
-// drain writes all that waits when it is called, and tries until it is written or ctx ends. A
-// batch that is refused is halved and what is taken doubled again, until only the rows at fault
-// are left over; these are dropped and counted.
+// drain writes all that waits when it is called, and tries until it is written or ctx ends.
 func (r *Recorder) drain(ctx context.Context, p *pauses) {
-	began, size := time.Now(), maxBatch
+	began := time.Now()
 	for left := r.queue.length(); left > 0 && ctx.Err() == nil; {
-		batch := r.queue.head(min(left, size))
-		err := r.sink.Write(ctx, batch)
+		n := min(left, maxBatch)
+		r.store(ctx, n, began, p)
+		left -= n
+	}
+}
+
+// store writes the oldest n and removes them, and tries until that is done or ctx ends. What is
+// refused is written in halves, until only the rows at fault are left over; these are dropped and
+// counted. One of them costs two more writes for each time that n can be halved. What is left in
+// the queue came at since or later.
+func (r *Recorder) store(ctx context.Context, n int, since time.Time, p *pauses) {
+	for ctx.Err() == nil {
+		err := r.sink.Write(ctx, r.queue.head(n))
 		_, refused := errors.AsType[*RefusedError](err)
-		switch {
-		case err == nil:
-			r.metrics.written.Add(float64(len(batch)))
-		case refused && len(batch) == 1:
-			r.metrics.dropped.WithLabelValues(dropRefused).Inc()
-			r.logRarely(ctx, "a transaction was refused by the database and is lost", err)
-		case refused:
-			size = len(batch) / 2
-			continue
-		default:
+		if err != nil && !refused {
 			r.metrics.writeErrors.Inc()
 			r.logRarely(ctx, "transactions could not be written; they wait", err)
 			p.wait(ctx)
 			continue
 		}
-		left -= len(batch)
-		r.queue.remove(len(batch), began)
-		size = min(2*size, maxBatch)
-		if p.end() {
-			r.log.InfoContext(ctx, "transactions are written again", slog.Int("waiting", r.queue.length()))
+		if refused && n > 1 {
+			r.store(ctx, n/2, since, p)
+			r.store(ctx, n-n/2, since, p)
+			return
 		}
+		r.queue.remove(n, since)
+		r.written(ctx, n, err, p)
+		return
+	}
+}
+
+// written counts n transactions that the sink has taken, or the one that it has refused.
+func (r *Recorder) written(ctx context.Context, n int, refused error, p *pauses) {
+	if refused == nil {
+		r.metrics.written.Add(float64(n))
+	} else {
+		r.metrics.dropped.WithLabelValues(dropRefused).Inc()
+		r.logRarely(ctx, "a transaction was refused by the database and is lost", refused)
+	}
+	if p.end() {
+		r.log.InfoContext(ctx, "transactions are written again", slog.Int("waiting", r.queue.length()))
 	}
 }
 
@@ -166,8 +184,7 @@ func (r *Recorder) maintain(ctx context.Context) {
 		if err := r.sink.Maintain(ctx); err == nil {
 			retry = firstPause
 		} else if ctx.Err() == nil {
-			retry = min(2*retry, most)
-			next = retry
+			next, retry = retry, min(2*retry, most)
 			r.metrics.maintenance.Inc()
 			r.logRarely(ctx, "partitions of tps_metrics could not be made; rows of days without one go to the default partition", err)
 		}

@@ -1,0 +1,590 @@
+package recorder_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tps-agent/ratelimitd/internal/recorder"
+)
+
+// memory is a sink that keeps the endpoints of what it was given.
+type memory struct {
+	began time.Time
+	// write and maintain may refuse, fail or block; nil = all is well.
+	write    func(ctx context.Context, endpoints []string) error
+	maintain func() error
+
+	mu         sync.Mutex
+	writes     []write
+	maintained []time.Duration // after the start
+}
+
+// write is a batch that was taken.
+type write struct {
+	after     time.Duration // of the start
+	endpoints []string
+}
+
+func (s *memory) Maintain(context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.maintained = append(s.maintained, time.Since(s.began))
+	if s.maintain != nil {
+		return s.maintain()
+	}
+	return nil
+}
+
+func (s *memory) Write(ctx context.Context, batch []recorder.Transaction) error {
+	endpoints := make([]string, len(batch))
+	for i := range batch {
+		endpoints[i] = batch[i].Endpoint
+	}
+	if s.write != nil {
+		if err := s.write(ctx, endpoints); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.writes = append(s.writes, write{time.Since(s.began), endpoints})
+	return nil
+}
+
+// taken are all endpoints, in order.
+func (s *memory) taken() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []string
+	for _, w := range s.writes {
+		all = append(all, w.endpoints...)
+	}
+	return all
+}
+
+// running is a Recorder that runs.
+type running struct {
+	*recorder.Recorder
+	reg  *prometheus.Registry
+	logs *syncBuffer
+	stop func() // returns when Run has returned; may be called twice
+}
+
+type syncBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// config writes ten at a time, or after 30 s.
+func config() recorder.Config {
+	return recorder.Config{BatchSize: 10, FlushInterval: 30 * time.Second, MaxQueue: 100_000, MaxSeries: 100, FlushTimeout: 5 * time.Second, Prometheus: true}
+}
+
+// run starts a Recorder, which ends with the test or when it is stopped.
+func run(tb testing.TB, cfg recorder.Config, sink recorder.Sink) *running {
+	tb.Helper()
+	r := &running{reg: prometheus.NewRegistry(), logs: new(syncBuffer)}
+	var err error
+	if r.Recorder, err = recorder.New(cfg, sink, r.reg, slog.New(slog.NewTextHandler(r.logs, nil))); err != nil {
+		tb.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- r.Run(ctx) }()
+	r.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			tb.Errorf("Run returned %v, want nil", err)
+		}
+	})
+	tb.Cleanup(func() {
+		r.stop()
+		if tb.Failed() {
+			tb.Logf("logs:\n%s", r.logs)
+		}
+	})
+	return r
+}
+
+// record takes transactions of these endpoints.
+func (r *running) record(endpoints ...string) {
+	for _, e := range endpoints {
+		r.Record(&recorder.Transaction{Domain: "edge", Gateway: "gw", Endpoint: e, At: time.Now(), Duration: time.Millisecond, StatusCode: 200, Success: true})
+	}
+}
+
+// numbered are n endpoints from first on.
+func numbered(first, n int) []string {
+	all := make([]string, n)
+	for i := range all {
+		all[i] = fmt.Sprintf("e%05d", first+i)
+	}
+	return all
+}
+
+// metric adds up the metrics of a family whose labels are these pairs, among others.
+func metric(tb testing.TB, reg prometheus.Gatherer, family string, pairs ...string) float64 {
+	tb.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != family {
+			continue
+		}
+		sum := 0.0
+		for _, m := range f.GetMetric() {
+			labels := map[string]string{}
+			for _, l := range m.GetLabel() {
+				labels[l.GetName()] = l.GetValue()
+			}
+			match := true
+			for i := 0; i < len(pairs); i += 2 {
+				match = match && labels[pairs[i]] == pairs[i+1]
+			}
+			if match {
+				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+			}
+		}
+		return sum
+	}
+	tb.Fatalf("there is no metric %s", family)
+	return 0
+}
+
+func assertMetric(tb testing.TB, reg prometheus.Gatherer, want float64, family string, pairs ...string) {
+	tb.Helper()
+	if got := metric(tb, reg, family, pairs...); got != want {
+		tb.Errorf("%s%v = %v, want %v", family, pairs, got, want)
+	}
+}
+
+func assertTaken(tb testing.TB, sink *memory, want []string) {
+	tb.Helper()
+	if diff := cmp.Diff(want, sink.taken()); diff != "" {
+		tb.Errorf("what the sink has (-want +got):\n%s", diff)
+	}
+}
+
+func TestConfigNamesEveryFault(t *testing.T) {
+	_, err := recorder.New(recorder.Config{FlushTimeout: -1}, nil, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	if err == nil {
+		t.Fatal("New took an empty Config")
+	}
+	for _, fault := range []string{"batch size 0", "flush interval 0", "max queue 0", "max series 0", "flush timeout -1ns"} {
+		if !strings.Contains(err.Error(), fault) {
+			t.Errorf("the error does not name %q: %v", fault, err)
+		}
+	}
+}
+
+func TestTwoRecordersOfOneRegistry(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	for i := range 2 {
+		_, err := recorder.New(config(), nil, reg, slog.New(slog.DiscardHandler))
+		if (err == nil) != (i == 0) {
+			t.Errorf("recorder %d: error %v", i, err)
+		}
+	}
+}
+
+func TestWritesAFullBatchAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := &memory{began: time.Now()}
+		r := run(t, config(), sink)
+		r.record(numbered(0, 9)...)
+		synctest.Wait()
+		assertTaken(t, sink, nil)
+		assertMetric(t, r.reg, 9, "ratelimitd_recorder_queue_length")
+		r.record("last")
+		synctest.Wait()
+		assertTaken(t, sink, append(numbered(0, 9), "last"))
+		assertMetric(t, r.reg, 0, "ratelimitd_recorder_queue_length")
+		assertMetric(t, r.reg, 10, "ratelimitd_recorder_written_total", "sink", "postgres")
+		assertMetric(t, r.reg, 10, "ratelimitd_recorder_received_total")
+	})
+}
+
+func TestWritesWhenTheOldestIsDue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := &memory{began: time.Now()}
+		r := run(t, config(), sink)
+		for _, at := range []time.Duration{12 * time.Second, 20 * time.Second, 41 * time.Second, 42 * time.Second, 3 * time.Minute} {
+			until(t, sink.began.Add(at))
+			r.record(at.String())
+		}
+		until(t, sink.began.Add(time.Hour))
+		want := []write{
+			{42 * time.Second, []string{"12s", "20s", "41s"}}, {72 * time.Second, []string{"42s"}}, {210 * time.Second, []string{"3m0s"}},
+		}
+		sink.mu.Lock()
+		defer sink.mu.Unlock()
+		if diff := cmp.Diff(want, sink.writes, cmp.AllowUnexported(write{})); diff != "" {
+			t.Errorf("writes (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// until lets the time of a synctest bubble go on.
+func until(tb testing.TB, when time.Time) {
+	tb.Helper()
+	<-time.After(time.Until(when))
+	synctest.Wait()
+}
+
+func TestTakesAllThatWaitsButNoMoreThanTenThousand(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink, open := &memory{began: time.Now()}, make(chan struct{})
+		sink.write = func(context.Context, []string) error { <-open; return nil }
+		r := run(t, config(), sink)
+		r.record(numbered(0, 10)...)
+		synctest.Wait()
+		r.record(numbered(10, 25_003)...) // while the first batch is written
+		close(open)
+		synctest.Wait()
+		assertTaken(t, sink, numbered(0, 25_013))
+		sizes := make([]int, 0, 4)
+		for _, w := range sink.writes {
+			sizes = append(sizes, len(w.endpoints))
+		}
+		if diff := cmp.Diff([]int{10, 10_000, 10_000, 5003}, sizes); diff != "" {
+			t.Errorf("sizes of the batches (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// What comes while a full batch is written asks for no write before it is a full one itself, or due.
+func TestWhatComesDuringAWriteWaitsForItsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink, open := &memory{began: time.Now()}, make(chan struct{})
+		sink.write = func(context.Context, []string) error { <-open; return nil }
+		r := run(t, config(), sink)
+		r.record(numbered(0, 10)...)
+		synctest.Wait()
+		until(t, sink.began.Add(time.Second))
+		r.record(numbered(10, 3)...)
+		close(open)
+		synctest.Wait()
+		assertTaken(t, sink, numbered(0, 10))
+		until(t, sink.began.Add(time.Minute))
+		assertTaken(t, sink, numbered(0, 13))
+	})
+}
+
+func TestDropsTheNewestWhenTheQueueIsFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink, open := &memory{began: time.Now()}, make(chan struct{})
+		sink.write = func(context.Context, []string) error { <-open; return nil }
+		cfg := config()
+		cfg.MaxQueue = 50
+		r := run(t, cfg, sink)
+		r.record(numbered(0, 10)...)
+		synctest.Wait() // what is being written still counts
+		r.record(numbered(10, 60)...)
+		assertMetric(t, r.reg, 20, "ratelimitd_recorder_dropped_total", "reason", "queue_full")
+		assertMetric(t, r.reg, 50, "ratelimitd_recorder_queue_length")
+		close(open)
+		synctest.Wait()
+		assertTaken(t, sink, numbered(0, 50))
+		r.record(numbered(70, 10)...) // there is room again
+		synctest.Wait()
+		assertTaken(t, sink, append(numbered(0, 50), numbered(70, 10)...))
+		if got := r.Stats().Transactions; got != 80 {
+			t.Errorf("the figures have %d transactions, want all 80", got)
+		}
+	})
+}
+
+func TestABatchLargerThanTheQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := &memory{began: time.Now()}
+		cfg := config()
+		cfg.BatchSize, cfg.MaxQueue = 1000, 20
+		r := run(t, cfg, sink)
+		r.record(numbered(0, 20)...)
+		synctest.Wait()
+		assertTaken(t, sink, numbered(0, 20))
+	})
+}
+
+func TestTriesAgainUntilTheSinkIsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := &memory{began: time.Now()}
+		const away = 10 * time.Minute
+		tries := 0
+		sink.write = func(context.Context, []string) error {
+			tries++
+			if time.Since(sink.began) < away {
+				return errors.New("no answer")
+			}
+			return nil
+		}
+		r := run(t, config(), sink)
+		for i := range 100 {
+			r.record(numbered(10*i, 10)...)
+			until(t, sink.began.Add(time.Duration(i+1)*away/100))
+		}
+		until(t, sink.began.Add(away+10*time.Second))
+		assertTaken(t, sink, numbered(0, 1000))
+		if tries < 60 || tries > 300 {
+			t.Errorf("%d tries in ten minutes, want one in 2.5 to 7.5 s", tries)
+		}
+		assertMetric(t, r.reg, 0, "ratelimitd_recorder_dropped_total")
+		if errs := metric(t, r.reg, "ratelimitd_recorder_write_errors_total"); int(errs) < tries-2 {
+			t.Errorf("%v errors counted, of %d tries", errs, tries)
+		}
+		logs := r.logs.String()
+		if n := strings.Count(logs, "transactions could not be written; they wait"); n < 30 || n > 61 {
+			t.Errorf("the fault is logged %d times in ten minutes, want at most once in ten seconds:\n%s", n, logs)
+		}
+		if n := strings.Count(logs, "transactions are written again"); n != 1 {
+			t.Errorf("the recovery is logged %d times, want once", n)
+		}
+	})
+}
+
+// A sink that finds fault with some rows gets all others, once each and in order.
+func TestOneBadRowCostsNoOther(t *testing.T) {
+	for name, bad := range map[string][]int{
+		"first": {0}, "last": {999}, "middle": {417}, "neighbours": {500, 501, 502}, "spread": {0, 77, 78, 512, 999}, "none": {}, "all": upTo(1000),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				sink, writes := &memory{began: time.Now()}, 0
+				isBad := map[string]bool{}
+				for _, i := range bad {
+					isBad[numbered(i, 1)[0]] = true
+				}
+				sink.write = func(_ context.Context, endpoints []string) error {
+					writes++
+					for _, e := range endpoints {
+						if isBad[e] {
+							return fmt.Errorf("batch: %w", &recorder.RefusedError{Err: errors.New("bad " + e)})
+						}
+					}
+					return nil
+				}
+				cfg := config()
+				cfg.BatchSize = 1000
+				r := run(t, cfg, sink)
+				var good []string
+				for _, e := range numbered(0, 1000) {
+					r.record(e)
+					if !isBad[e] {
+						good = append(good, e)
+					}
+				}
+				synctest.Wait()
+				assertTaken(t, sink, good)
+				assertMetric(t, r.reg, float64(len(bad)), "ratelimitd_recorder_dropped_total", "reason", "refused")
+				// A thousand can be halved ten times; each batch that is refused is written in two parts.
+				if most := 1 + 2*10*len(bad); writes > most {
+					t.Errorf("bad rows %v: %d writes, want at most %d", bad, writes, most)
+				}
+			})
+		})
+	}
+}
+
+func upTo(n int) []int {
+	all := make([]int, n)
+	for i := range all {
+		all[i] = i
+	}
+	return all
+}
+
+// What a part of a batch has stored is not written again when the next part fails.
+func TestAFaultInTheMiddleOfASplitWritesNothingTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink, writes := &memory{began: time.Now()}, 0
+		sink.write = func(_ context.Context, endpoints []string) error {
+			writes++
+			if writes%3 == 0 {
+				return errors.New("no answer")
+			}
+			if slices.Contains(endpoints, "e00063") {
+				return &recorder.RefusedError{Err: errors.New("bad")}
+			}
+			return nil
+		}
+		cfg := config()
+		cfg.BatchSize = 100
+		r := run(t, cfg, sink)
+		r.record(numbered(0, 100)...)
+		until(t, sink.began.Add(time.Hour))
+		assertTaken(t, sink, append(numbered(0, 63), numbered(64, 36)...))
+	})
+}
+
+func TestStopWritesWhatWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := &memory{began: time.Now()}
+		r := run(t, config(), sink)
+		r.record(numbered(0, 7)...)
+		r.stop()
+		assertTaken(t, sink, numbered(0, 7))
+		assertMetric(t, r.reg, 0, "ratelimitd_recorder_dropped_total")
+		r.record("late")
+		assertMetric(t, r.reg, 1, "ratelimitd_recorder_dropped_total", "reason", "shutdown")
+	})
+}
+
+// A write that was cut off may have been committed: the next one would bring its rows twice.
+func TestStopLetsAWriteEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := &memory{began: time.Now()}
+		sink.write = func(ctx context.Context, _ []string) error {
+			select {
+			case <-time.After(3 * time.Second):
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		r := run(t, config(), sink)
+		r.record(numbered(0, 10)...)
+		synctest.Wait()
+		r.stop()
+		assertTaken(t, sink, numbered(0, 10))
+		assertMetric(t, r.reg, 0, "ratelimitd_recorder_write_errors_total")
+	})
+}
+
+func TestStopEndsInTimeAndCountsWhatIsLost(t *testing.T) {
+	for name, write := range map[string]func(context.Context) error{
+		"the sink hangs": func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+		"the sink fails": func(context.Context) error { return errors.New("no answer") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				sink := &memory{began: time.Now()}
+				sink.write = func(ctx context.Context, _ []string) error { return write(ctx) }
+				r := run(t, config(), sink)
+				r.record(numbered(0, 25)...)
+				until(t, sink.began.Add(time.Minute))
+				began := time.Now()
+				r.stop()
+				if took := time.Since(began); took < 4*time.Second || took > 5*time.Second {
+					t.Errorf("the stop took %s, want the 5 s of FlushTimeout", took)
+				}
+				assertMetric(t, r.reg, 25, "ratelimitd_recorder_dropped_total", "reason", "shutdown")
+				if !strings.Contains(r.logs.String(), "lost=25") {
+					t.Errorf("the logs do not tell of 25 lost transactions:\n%s", r.logs)
+				}
+			})
+		})
+	}
+}
+
+// A pause between two tries may be longer than the time that is left at the stop.
+func TestStopTriesAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := &memory{began: time.Now()}
+		stopping := make(chan struct{})
+		sink.write = func(context.Context, []string) error {
+			select {
+			case <-stopping:
+				return nil
+			default:
+				return errors.New("no answer")
+			}
+		}
+		cfg := config()
+		cfg.FlushTimeout = 10 * time.Millisecond
+		r := run(t, cfg, sink)
+		r.record(numbered(0, 10)...)
+		until(t, sink.began.Add(time.Minute))
+		close(stopping)
+		r.stop()
+		assertTaken(t, sink, numbered(0, 10))
+	})
+}
+
+func TestMaintainsEveryHourAndSoonerAfterAnError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink, calls := &memory{began: time.Now()}, 0
+		sink.maintain = func() error {
+			if calls++; calls <= 2 || calls == 4 {
+				return errors.New("no schema")
+			}
+			return nil
+		}
+		r := run(t, config(), sink)
+		until(t, sink.began.Add(2*time.Hour+time.Minute))
+		want := []time.Duration{ // the first two of these fail, and the fourth
+			0, 100 * time.Millisecond, 300 * time.Millisecond,
+			time.Hour + 300*time.Millisecond, time.Hour + 400*time.Millisecond, 2*time.Hour + 400*time.Millisecond,
+		}
+		sink.mu.Lock()
+		defer sink.mu.Unlock()
+		if diff := cmp.Diff(want, sink.maintained); diff != "" {
+			t.Errorf("maintained after (-want +got):\n%s", diff)
+		}
+		assertMetric(t, r.reg, 3, "ratelimitd_recorder_partition_errors_total")
+	})
+}
+
+func TestWithoutASinkNothingWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := config()
+		cfg.MaxQueue = 1
+		r := run(t, cfg, nil)
+		r.record(numbered(0, 50)...)
+		synctest.Wait()
+		assertMetric(t, r.reg, 0, "ratelimitd_recorder_queue_length")
+		assertMetric(t, r.reg, 0, "ratelimitd_recorder_dropped_total")
+		if got := r.Stats().Transactions; got != 50 {
+			t.Errorf("the figures have %d transactions, want 50", got)
+		}
+	})
+}
+
+func TestRecordFromManyGoroutines(t *testing.T) {
+	sink := &memory{began: time.Now()}
+	r := run(t, config(), sink)
+	var all sync.WaitGroup
+	const goroutines, each = 8, 2000
+	for g := range goroutines {
+		all.Go(func() { r.record(numbered(g*each, each)...) })
+	}
+	all.Wait()
+	r.stop()
+	count := map[string]int{}
+	for _, e := range sink.taken() {
+		count[e]++
+	}
+	for _, e := range numbered(0, goroutines*each) {
+		if count[e] != 1 {
+			t.Fatalf("%s was written %d times, want once", e, count[e])
+		}
+	}
+	if len(count) != goroutines*each {
+		t.Errorf("%d endpoints, want %d", len(count), goroutines*each)
+	}
+}
