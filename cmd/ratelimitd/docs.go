@@ -44,9 +44,8 @@ func (c *docsCmd) run(stdout io.Writer) error {
 func settingsTable() string {
 	var b strings.Builder
 	b.WriteString("| variable | flag | default | meaning |\n|---|---|---|---|\n")
-	t := reflect.TypeFor[settings]()
-	for i := range t.NumField() {
-		tag := t.Field(i).Tag
+	for field := range reflect.TypeFor[settings]().Fields() {
+		tag := field.Tag
 		fallback := "none"
 		if f := tag.Get("fallback"); f != "" {
 			fallback = "`" + f + "`"

@@ -127,10 +127,11 @@ func version() string {
 	if v == "" {
 		v = "(devel)"
 	}
+	commit := ""
 	for _, s := range info.Settings {
 		if s.Key == "vcs.revision" {
-			v += " " + s.Value[:min(12, len(s.Value))]
+			commit = s.Value[:min(12, len(s.Value))] + " "
 		}
 	}
-	return v + " " + info.GoVersion
+	return v + " " + commit + info.GoVersion
 }

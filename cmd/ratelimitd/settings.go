@@ -69,7 +69,7 @@ var unsupported = []string{ //nolint:gochecknoglobals // a constant list
 }
 
 // tokenVariable holds the token of the commands that call the API.
-const tokenVariable = "TPS_API_TOKEN"
+const tokenVariable = "TPS_API_TOKEN" //nolint:gosec // the name of a variable, no secret
 
 // config is settings, read and checked.
 type config struct {
@@ -290,8 +290,7 @@ func (r *reader) database() string {
 		}
 	}
 	if _, err := pgx.ParseConfig(conn); err != nil {
-		var parse *url.Error
-		if errors.As(err, &parse) {
+		if parse, ok := errors.AsType[*url.Error](err); ok {
 			err = parse.Err // url.Error repeats the URL, password included
 		}
 		r.fail(name, "is no address of a Postgres database: "+err.Error())
@@ -328,9 +327,8 @@ func (r *reader) sinks(c *config) {
 // unknown returns one warning for each TPS_ variable that means nothing.
 func unknown(env []string) []string {
 	known := append(slices.Clone(unsupported), tokenVariable)
-	t := reflect.TypeFor[settings]()
-	for i := range t.NumField() {
-		known = append(known, t.Field(i).Tag.Get("setting"))
+	for field := range reflect.TypeFor[settings]().Fields() {
+		known = append(known, field.Tag.Get("setting"))
 	}
 	var warnings []string
 	for _, pair := range env {

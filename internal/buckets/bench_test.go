@@ -33,7 +33,8 @@ func grid(n int) (rows []limits.Limit, requests []Request) {
 			ep := fmt.Sprintf("endpoint-%d", j)
 			rows = append(rows, limits.Limit{Key: limits.Key{Domain: "d", Gateway: gw, Endpoint: ep}, MaxTPS: 1e9, Burst: 1e9, Enabled: true})
 			requests = append(requests, Request{Domain: "d", Descriptors: []Descriptor{
-				{Gateway: gw, Endpoint: ep, HasGateway: true, HasEndpoint: true, Hits: 1, MaxWaitMS: -1}}})
+				{Gateway: gw, Endpoint: ep, HasGateway: true, HasEndpoint: true, Hits: 1, MaxWaitMS: -1},
+			}})
 		}
 	}
 	return rows, requests
@@ -102,6 +103,7 @@ func BenchmarkUniform(b *testing.B) {
 }
 
 func newBenchEngine(b *testing.B, rows []limits.Limit) (*Engine, limits.Clock) {
+	b.Helper()
 	clock := limits.NewClock()
 	current := &limits.Current{}
 	current.Store(newTable(b, nil, clock.NowNS(), rows...))

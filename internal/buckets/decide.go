@@ -324,7 +324,7 @@ func (d *Decision) remaining(r *ref) int64 {
 	if b.queued > 0 || d.shadowLacks(r) {
 		return 0
 	}
-	return int64(b.tokens)
+	return int64(b.tokens) //nolint:gosec // at most a capacity, which fits 32 bits
 }
 
 func (d *Decision) name(s *Status, r *ref) {

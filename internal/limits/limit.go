@@ -3,6 +3,7 @@ package limits
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -138,7 +139,7 @@ func Override(n uint32, windowNS, sinceNS int64) *Limit {
 	l.rate = NewRate(uint64(n), windowNS)
 	l.burst = uint64(n)
 	if windowNS == int64(time.Second) {
-		l.burst = uint64(DefaultBurst(int64(n)))
+		l.burst = uint64(DefaultBurst(int64(n))) //nolint:gosec // never negative
 	}
 	l.sinceNS = sinceNS
 	return l
@@ -177,7 +178,7 @@ func (l *Limit) Validate() error {
 
 func checkRange(field string, v, lowest, highest int64) error {
 	if v < lowest || v > highest {
-		return &FieldError{field, fmt.Sprint(v), fmt.Sprintf("is not within %d to %d", lowest, highest)}
+		return &FieldError{field, strconv.FormatInt(v, 10), fmt.Sprintf("is not within %d to %d", lowest, highest)}
 	}
 	return nil
 }

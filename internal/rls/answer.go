@@ -48,7 +48,7 @@ func appendStatus(b []byte, s *buckets.Status, overrideUnit uint32) []byte {
 		b = appendVarint(b, 2, unit)
 		return appendString(b, 3, s.Limit.Name())
 	})
-	b = appendVarint(b, 3, uint64(min(max(s.Remaining, 0), math.MaxUint32))) //nolint:gosec // within 0 to 2^32-1
+	b = appendVarint(b, 3, uint64(min(max(s.Remaining, 0), math.MaxUint32)))
 	if s.ResetNS == limits.Never {
 		return b
 	}

@@ -69,7 +69,7 @@ func parseMaxWait(h http.Header) (time.Duration, error) {
 	if err != nil {
 		return 0, fmt.Errorf("header %s %.64q: is not a whole number of milliseconds", maxWaitHeader, v)
 	}
-	return time.Duration(ms) * time.Millisecond, nil //nolint:gosec // 32 bits
+	return time.Duration(ms) * time.Millisecond, nil
 }
 
 // readRequest returns the body in the wire format, or the status that says what is wrong.

@@ -11,12 +11,12 @@ import (
 	"github.com/tps-agent/ratelimitd/internal/buckets"
 )
 
-// errInvalid is what a caller gets who sends no valid RateLimitRequest: InvalidArgument over
+// invalidError is what a caller gets who sends no valid RateLimitRequest: InvalidArgument over
 // gRPC, 400 over HTTP.
-type errInvalid struct{ error }
+type invalidError struct{ error }
 
 // Unwrap returns what is wrong.
-func (e errInvalid) Unwrap() error { return e.error }
+func (e invalidError) Unwrap() error { return e.error }
 
 // unitNS is the length of the window of an override, by envoy.type.v3.RateLimitUnit. A month
 // has 30 days and a year 365, as in Envoy.
@@ -26,7 +26,7 @@ func unitNS(unit uint32) (int64, bool) {
 	if unit < 1 || unit >= uint32(len(windows)) {
 		return 0, false
 	}
-	return int64(windows[unit]), true
+	return int64(windows[unit]), true //nolint:gosec // unit was compared with the length
 }
 
 // prepare fills what the engine asks for from what the message says, and refuses what is no
@@ -34,15 +34,15 @@ func unitNS(unit uint32) (int64, bool) {
 func (r *Request) prepare(cfg *Config) error {
 	switch {
 	case r.decodingIs != nil:
-		return errInvalid{r.decodingIs}
+		return invalidError{r.decodingIs}
 	case r.Domain == "":
-		return errInvalid{errors.New("domain is empty")}
+		return invalidError{errors.New("domain is empty")}
 	case len(r.Descriptors) == 0:
-		return errInvalid{errors.New("descriptors is empty")}
+		return invalidError{errors.New("descriptors is empty")}
 	}
 	for i := range r.Descriptors {
 		if err := r.prepareDescriptor(i, cfg); err != nil {
-			return errInvalid{fmt.Errorf("descriptors[%d].%w", i, err)}
+			return invalidError{fmt.Errorf("descriptors[%d].%w", i, err)}
 		}
 	}
 	return nil
@@ -89,7 +89,7 @@ func maxWaitMS(entries []buckets.Entry) int64 {
 			continue
 		}
 		if ms, err := strconv.ParseUint(entries[i].Value, 10, 63); err == nil {
-			return int64(ms) //nolint:gosec // 63 bits
+			return int64(ms)
 		}
 		return -1
 	}

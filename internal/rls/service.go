@@ -130,7 +130,7 @@ func (s *Service) decide(ctx context.Context, c *call, maxWait time.Duration, pr
 // grpcStatus says why there is no decision. Whether a caller ran out of time or went away is
 // told by the clock: grpc-go ends the context of both alike.
 func grpcStatus(ctx context.Context, err error) *status.Status {
-	var invalid errInvalid
+	var invalid invalidError
 	switch {
 	case errors.As(err, &invalid):
 		return status.New(codes.InvalidArgument, err.Error())

@@ -33,7 +33,7 @@ func (v *Value) Bytes() ([]byte, bool) { return v.bytes, v.kind == protowire.Byt
 // String is Bytes as a string, which aliases the message: it must not be used after the
 // message's memory was.
 func (v *Value) String() (string, bool) {
-	return unsafe.String(unsafe.SliceData(v.bytes), len(v.bytes)), v.kind == protowire.BytesType
+	return unsafe.String(unsafe.SliceData(v.bytes), len(v.bytes)), v.kind == protowire.BytesType //nolint:gosec // spares a copy of each string; the comment says how long it is valid
 }
 
 // Fields calls f for each field of a message, in order, until one fails. The error is f's, or
