@@ -254,7 +254,7 @@ func TestRowsSayWhatEnvoyMeasured(t *testing.T) {
 	}
 	s.awaitRows(t, len(endpoints))
 
-	logged := readLog(t, logPath, len(endpoints))
+	logged := readLog(t, s, logPath, len(endpoints))
 	for _, endpoint := range endpoints {
 		durationMS, status := logged[endpoint][0], logged[endpoint][1]
 		var row struct {
@@ -292,10 +292,11 @@ func TestRowsSayWhatEnvoyMeasured(t *testing.T) {
 }
 
 // readLog returns the numbers of each line by its first word, once n lines are there.
-func readLog(tb testing.TB, path string, n int) map[string][]int {
+func readLog(tb testing.TB, s *stack, path string, n int) map[string][]int {
 	tb.Helper()
 	logged := map[string][]int{}
-	testenv.Eventually(tb, 20*time.Second, "Envoy's log in a file", func() error { // it is written every ten seconds
+	s.envoy.FlushFiles(tb)
+	testenv.Eventually(tb, 20*time.Second, "Envoy's log in a file", func() error {
 		body, err := os.ReadFile(path)
 		if err != nil {
 			return err

@@ -231,6 +231,21 @@ func (e *Envoy) FlushLogs(tb testing.TB, n int64) {
 	})
 }
 
+// FlushFiles makes Envoy write what it has buffered for access logs in files, which it else does
+// every ten seconds.
+func (e *Envoy) FlushFiles(tb testing.TB) {
+	tb.Helper()
+	req, err := http.NewRequestWithContext(tb.Context(), http.MethodPost, "http://"+e.admin+"/reopen_logs", http.NoBody)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	resp, err := e.client.Do(req)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	_ = resp.Body.Close() // says OK
+}
+
 // Running tells whether Envoy has not ended.
 func (e *Envoy) Running() bool { return e.proc.running() }
 
