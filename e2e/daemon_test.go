@@ -5,6 +5,7 @@ package e2e_test
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -50,6 +51,7 @@ type daemon struct {
 	grpcAddr string
 	httpAddr string
 	env      []string
+	tls      *tls.Config // nil = its ports are plain
 	server   *testenv.Server
 }
 
@@ -99,11 +101,15 @@ func (d *daemon) stop(tb testing.TB) {
 }
 
 func (d *daemon) get(ctx context.Context, path string) (status int, body string, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+d.httpAddr+path, http.NoBody)
+	scheme := "http://"
+	if d.tls != nil {
+		scheme = "https://"
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+d.httpAddr+path, http.NoBody)
 	if err != nil {
 		return 0, "", err
 	}
-	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: d.tls}}
 	resp, err := client.Do(req)
 	if err != nil {
 		return 0, "", err

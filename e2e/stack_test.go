@@ -4,6 +4,7 @@ package e2e_test
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -33,6 +34,8 @@ type stackConfig struct {
 	edit     func(config string) string // what the test changes in it beyond addresses
 	upstream http.Handler               // nil = 200 to everything
 	env      []string                   // more settings of ratelimitd
+	alone    bool                       // Envoy will not get on with ratelimitd
+	tls      *tls.Config                // of this test's own calls, where env asks for TLS
 }
 
 func newStack(tb testing.TB, cfg stackConfig) *stack {
@@ -43,12 +46,13 @@ func newStack(tb testing.TB, cfg stackConfig) *stack {
 	}
 	s.conn = testenv.Connect(tb, s.database)
 	s.daemon = newDaemon(tb, append([]string{"TPS_DATABASE_URL=" + s.database}, cfg.env...)...)
+	s.daemon.tls = cfg.tls
 	s.daemon.start(tb)
 	file := cfg.envoy
 	if file == "" {
 		file = "envoy.yaml"
 	}
-	s.envoy = testenv.StartEnvoy(tb, testenv.EnvoyConfig{File: file, Ratelimitd: s.daemon.grpcAddr, Upstream: s.upstream.Addr, Edit: cfg.edit})
+	s.envoy = testenv.StartEnvoy(tb, testenv.EnvoyConfig{File: file, Ratelimitd: s.daemon.grpcAddr, Upstream: s.upstream.Addr, Edit: cfg.edit, Unhealthy: cfg.alone})
 	s.http1 = newHTTP1(tb)
 	return s
 }

@@ -17,16 +17,23 @@ import (
 // remote are the flags of commands that call a running server.
 type remote struct {
 	Server string `default:"http://localhost:8080" help:"HTTP address of the server (TPS_HTTP_ADDR there). The token of the API comes from the variable TPS_API_TOKEN."`
+	CA     string `name:"ca" help:"PEM file of the authority of an https server; absent = those of the system."`
+	Cert   string `help:"PEM file of a client certificate, where the server has TPS_TLS_CLIENT_CA."`
+	Key    string `help:"PEM file of its key."`
 }
 
-func (r *remote) client(env []string) *client.Client {
+func (r *remote) client(env []string) (*client.Client, error) {
 	token := ""
 	for _, pair := range env {
 		if value, ok := strings.CutPrefix(pair, tokenVariable+"="); ok {
 			token = value
 		}
 	}
-	return client.New(r.Server, token)
+	c := client.New(r.Server, token)
+	if err := c.UseTLS(r.CA, r.Cert, r.Key); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // limitsCmd are the commands on limits.
@@ -64,11 +71,16 @@ func (k *keyFlags) key() limits.Key {
 }
 
 func (c *limitsCmd) run(ctx context.Context, command string, env []string, stdout io.Writer) error {
+	remotes := map[string]*remote{"list": &c.List.remote, "set": &c.Set.remote, "delete": &c.Delete.remote}
+	api, err := remotes[command].client(env)
+	if err != nil {
+		return err
+	}
 	switch command {
 	case "set":
 		enabled := !c.Set.Disabled
 		k := c.Set.key()
-		row, err := c.Set.client(env).PutLimit(ctx, limits.Row{
+		row, err := api.PutLimit(ctx, limits.Row{
 			Domain: k.Domain, Gateway: k.Gateway, Endpoint: &k.Endpoint, Per: &k.Per, MaxTPS: &c.Set.MaxTPS, Enabled: &enabled,
 			Burst: c.Set.Burst, MaxWaitMS: &c.Set.MaxWaitMS, Shadow: &c.Set.Shadow, Note: &c.Set.Note,
 		})
@@ -77,13 +89,13 @@ func (c *limitsCmd) run(ctx context.Context, command string, env []string, stdou
 		}
 		return printRows(stdout, []limits.Row{row})
 	case "delete":
-		if err := c.Delete.client(env).DeleteLimit(ctx, c.Delete.key()); err != nil {
+		if err := api.DeleteLimit(ctx, c.Delete.key()); err != nil {
 			return err
 		}
 		_, err := fmt.Fprintln(stdout, "deleted", c.Delete.key())
 		return err
 	}
-	rows, err := c.List.client(env).ListLimits(ctx)
+	rows, err := api.ListLimits(ctx)
 	if err != nil {
 		return err
 	}
@@ -133,7 +145,11 @@ func (c *checkCmd) run(ctx context.Context, env []string, stdout io.Writer) erro
 	if err != nil {
 		return err
 	}
-	d, err := c.client(env).Check(ctx, request)
+	api, err := c.client(env)
+	if err != nil {
+		return err
+	}
+	d, err := api.Check(ctx, request)
 	if err != nil {
 		return err
 	}

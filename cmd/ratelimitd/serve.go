@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -27,6 +29,7 @@ import (
 
 	"github.com/tps-agent/ratelimitd/internal/admin"
 	"github.com/tps-agent/ratelimitd/internal/buckets"
+	"github.com/tps-agent/ratelimitd/internal/certs"
 	"github.com/tps-agent/ratelimitd/internal/filesync"
 	"github.com/tps-agent/ratelimitd/internal/limits"
 	"github.com/tps-agent/ratelimitd/internal/pgsync"
@@ -91,6 +94,7 @@ type server struct {
 	recorder *recorder.Recorder
 	pool     *pgxpool.Pool // of the recorder; nil without Postgres
 	lock     *flock.Flock  // of the data directory; nil without Postgres
+	certs    *certs.Store  // nil = the ports are plain
 	draining atomic.Bool
 
 	health    *health.Server
@@ -104,7 +108,7 @@ type server struct {
 func newServer(cfg config, log *slog.Logger) (*server, error) {
 	s := &server{cfg: cfg, log: log, registry: prometheus.NewRegistry(), clock: limits.NewClock(), current: &limits.Current{}, health: health.NewServer()}
 	s.engine = buckets.New(buckets.Config{DefaultMaxTPS: cfg.defaultMaxTPS, MaxBuckets: cfg.maxBuckets, MaxWaiters: cfg.maxWaiters}, s.clock, s.current)
-	for _, step := range []func() error{s.registerMetrics, s.lockDataDir, s.makeStore, s.makeRecorder, s.makeServers, s.listen} {
+	for _, step := range []func() error{s.registerMetrics, s.lockDataDir, s.makeCerts, s.makeStore, s.makeRecorder, s.makeServers, s.listen} {
 		if err := step(); err != nil {
 			s.close()
 			return nil, err
@@ -173,6 +177,13 @@ func (s *server) lockDataDir() error {
 	return nil
 }
 
+func (s *server) makeCerts() (err error) {
+	if s.cfg.tls.Cert != "" {
+		s.certs, err = certs.New(s.cfg.tls, s.registry, s.log)
+	}
+	return err
+}
+
 func (s *server) makeStore() (err error) {
 	if s.cfg.database == "" {
 		s.store, err = filesync.New(filesync.Config{Path: s.cfg.limitsFile}, s.clock, s.current, s.registry, s.log)
@@ -224,6 +235,7 @@ func (s *server) makeServers() error {
 	s.grpc = grpc.NewServer(
 		grpc.ForceServerCodecV2(rls.Codec{}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		grpc.MaxRecvMsgSize(maxMessage),
 	)
 	service.Register(s.grpc)
 	s.recorder.Register(s.grpc)
@@ -241,13 +253,38 @@ func (s *server) makeServers() error {
 	return nil
 }
 
+// maxMessage is the largest message over gRPC. Clients of Envoy choose the length of header
+// values, each of which may stand in several descriptors, and Envoy lets a request through whose
+// message was refused: so it is far above what Envoy's own bound of 60 KiB of headers gives.
+const maxMessage = 64 << 20
+
+// serveGRPC serves Envoy. TLS ends in the listener, not in grpc-go's credentials: these refuse a
+// client that does not name its protocol (ALPN), which Envoy does only where it is told to, and an
+// Envoy that is refused lets every request through.
+func (s *server) serveGRPC() error {
+	if s.certs == nil {
+		return s.grpc.Serve(s.listeners.grpc)
+	}
+	return s.grpc.Serve(tls.NewListener(s.listeners.grpc, s.certs.Server(tls.RequireAndVerifyClientCert, "h2")))
+}
+
+// serveHTTP serves the API; probes come without a client certificate, so that it is admin which
+// demands one.
+func (s *server) serveHTTP() error {
+	if s.certs == nil {
+		return s.http.Serve(s.listeners.http)
+	}
+	s.http.TLSConfig = s.certs.Server(tls.VerifyClientCertIfGiven, "h2", "http/1.1")
+	return s.http.ServeTLS(s.listeners.http, "", "")
+}
+
 func (s *server) setHealth(status healthpb.HealthCheckResponse_ServingStatus) {
 	s.health.SetServingStatus("", status)
 	s.health.SetServingStatus("ratelimit", status)
 }
 
 func (s *server) adminHandler(service *rls.Service) http.Handler {
-	return admin.New(admin.Config{Tokens: s.cfg.tokens}, admin.Deps{
+	return admin.New(admin.Config{Tokens: s.cfg.tokens, ClientCertificates: s.cfg.tls.ClientCA != ""}, admin.Deps{
 		Store: s.store, Current: s.current, Gatherer: s.registry, JSON: service.JSON(), Log: s.log,
 		Stats: func() any { return s.recorder.Stats() },
 		Checks: []admin.Check{
@@ -258,6 +295,7 @@ func (s *server) adminHandler(service *rls.Service) http.Handler {
 				return nil
 			}},
 			{Name: "source", Run: s.store.Ready},
+			{Name: "tls", Run: s.tlsReady},
 			{Name: "running", Fatal: true, Run: func() error {
 				if s.draining.Load() {
 					return errors.New("the server is stopping")
@@ -266,6 +304,13 @@ func (s *server) adminHandler(service *rls.Service) http.Handler {
 			}},
 		},
 	})
+}
+
+func (s *server) tlsReady() error {
+	if s.certs == nil {
+		return nil
+	}
+	return s.certs.Ready()
 }
 
 func (s *server) listen() (err error) {
@@ -291,8 +336,11 @@ func (s *server) run(ctx context.Context, stdout io.Writer) error {
 	group.Go(func() error { return s.store.Run(live) })
 	group.Go(func() error { return s.engine.Run(live) })
 	group.Go(func() error { return s.recorder.Run(live) })
-	group.Go(func() error { return named("serving gRPC", s.grpc.Serve(s.listeners.grpc)) })
-	group.Go(func() error { return named("serving HTTP", ignoreClosed(s.http.Serve(s.listeners.http))) })
+	group.Go(func() error { return named("serving gRPC", s.serveGRPC()) })
+	group.Go(func() error { return named("serving HTTP", ignoreClosed(s.serveHTTP())) })
+	if s.certs != nil {
+		group.Go(func() error { return s.certs.Run(live) })
+	}
 	group.Go(func() error { return named("serving the debug port", ignoreClosed(s.debug.Serve(s.listeners.debug))) })
 	group.Go(func() error {
 		s.drain(live, stop)
@@ -319,10 +367,13 @@ func ignoreClosed(err error) error {
 
 // greet says in three lines where Envoy must point, where API and metrics are, and how to try.
 func (s *server) greet(w io.Writer) {
-	grpcAddr, httpAddr := s.listeners.grpc.Addr().String(), reachable(s.listeners.http.Addr())
+	grpcAddr, httpAddr := s.listeners.grpc.Addr().String(), "http://"+reachable(s.listeners.http.Addr())
+	if s.certs != nil {
+		httpAddr = "https" + strings.TrimPrefix(httpAddr, "http")
+	}
 	fmt.Fprintf(w, "Envoy:   point rate_limit_service and the gRPC access log at %s (examples in envoy/)\n", grpcAddr)
-	fmt.Fprintf(w, "API:     http://%s/api/v1/limits   metrics: http://%s/metrics   readiness: http://%s/readyz\n", httpAddr, httpAddr, httpAddr)
-	fmt.Fprintf(w, "Try it:  ratelimitd limits set --server http://%s --gateway demo --max-tps 5 && ratelimitd check --server http://%s gateway=demo\n", httpAddr, httpAddr)
+	fmt.Fprintf(w, "API:     %s/api/v1/limits   metrics: %s/metrics   readiness: %s/readyz\n", httpAddr, httpAddr, httpAddr)
+	fmt.Fprintf(w, "Try it:  ratelimitd limits set --server %s --gateway demo --max-tps 5 && ratelimitd check --server %s gateway=demo\n", httpAddr, httpAddr)
 	s.log.Info("serving", slog.String("grpc", grpcAddr), slog.String("http", s.listeners.http.Addr().String()),
 		slog.String("debug", s.listeners.debug.Addr().String()), slog.String("version", version()))
 }

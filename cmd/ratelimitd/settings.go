@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tps-agent/ratelimitd/internal/admin"
+	"github.com/tps-agent/ratelimitd/internal/certs"
 )
 
 // settings are the flags of serve and migrate as they were given. Each is an environment
@@ -54,7 +55,11 @@ type settings struct {
 	MaxQueueSize  string `name:"max-queue-size" setting:"TPS_MAX_QUEUE_SIZE" fallback:"10000" help:"Bound: transactions in memory; what comes then is dropped and counted."`
 	DataDir       string `name:"data-dir" setting:"TPS_DATA_DIR" fallback:"./ratelimitd-data" help:"The last good limits of Postgres, for a start without it. One process each."`
 
-	APITokens  string `name:"api-tokens" setting:"TPS_API_TOKENS" secret:"true" help:"Bearer tokens of the API as role:token, separated by commas; roles read and write. Without it writes are for this host alone."`
+	APITokens   string `name:"api-tokens" setting:"TPS_API_TOKENS" secret:"true" help:"Bearer tokens of the API as role:token, separated by commas; roles read and write. Without it writes are for this host alone."`
+	TLSCert     string `name:"tls-cert" setting:"TPS_TLS_CERT" help:"PEM file of the certificate for the gRPC and the HTTP port. The three files are read again when they change."`
+	TLSKey      string `name:"tls-key" setting:"TPS_TLS_KEY" help:"PEM file of its key."`
+	TLSClientCA string `name:"tls-client-ca" setting:"TPS_TLS_CLIENT_CA" help:"PEM file of authorities: clients must show a certificate of one of them, but for /healthz, /readyz and /healthcheck."`
+
 	DrainDelay string `name:"drain-delay" setting:"TPS_DRAIN_DELAY" fallback:"5s" help:"At SIGTERM health says no and everything is still served for this long."`
 	DrainTime  string `name:"drain-time" setting:"TPS_DRAIN_TIME" fallback:"25s" help:"Out at the latest this long after SIGTERM."`
 	LogLevel   string `name:"log-level" setting:"TPS_LOG_LEVEL" fallback:"info" help:"debug, info, warn or error."`
@@ -62,10 +67,10 @@ type settings struct {
 }
 
 // unsupported are settings of the product that this version does not have. Ignoring one of them
-// would be a surprise (TLS above all), so the start stops.
+// would be a surprise, so the start stops.
 var unsupported = []string{ //nolint:gochecknoglobals // a constant list
 	"TPS_CONFIG_DIR", "TPS_CONFIG_XDS", "TPS_COLLECTOR_URL", "TPS_SPOOL_MAX", "TPS_RETENTION",
-	"TPS_REDIS_URL", "TPS_TLS_CERT", "TPS_TLS_KEY", "TPS_TLS_CLIENT_CA",
+	"TPS_REDIS_URL",
 }
 
 // tokenVariable holds the token of the commands that call the API.
@@ -95,6 +100,7 @@ type config struct {
 	dataDir        string
 
 	tokens                []admin.Token
+	tls                   certs.Config // Cert is empty where the ports are plain
 	drainDelay, drainTime time.Duration
 	logLevel              slog.Level
 	logFormat             string
@@ -134,6 +140,8 @@ func (s *settings) resolve(env []string) (config, error) {
 		maxQueue:      int(r.int("TPS_MAX_QUEUE_SIZE", 1, 100_000_000)),
 		dataDir:       r.values["TPS_DATA_DIR"],
 
+		tls: certs.Config{Cert: r.values["TPS_TLS_CERT"], Key: r.values["TPS_TLS_KEY"], ClientCA: r.values["TPS_TLS_CLIENT_CA"]},
+
 		drainDelay: r.duration("TPS_DRAIN_DELAY", 0, time.Hour),
 		drainTime:  r.duration("TPS_DRAIN_TIME", time.Second, 2*time.Hour),
 		logFormat:  r.oneOf("TPS_LOG_FORMAT", "", "text", "json"),
@@ -154,6 +162,12 @@ func (r *reader) rest(c *config) {
 		if c.serverID, err = os.Hostname(); err != nil {
 			r.fail("TPS_SERVER_ID", "is empty, and this host has no name: "+err.Error())
 		}
+	}
+	if (c.tls.Cert == "") != (c.tls.Key == "") {
+		r.errs = append(r.errs, errors.New("TPS_TLS_CERT and TPS_TLS_KEY: one is set without the other"))
+	}
+	if c.tls.ClientCA != "" && c.tls.Cert == "" {
+		r.fail("TPS_TLS_CLIENT_CA", "is set, but TPS_TLS_CERT is not")
 	}
 	if c.drainDelay > c.drainTime {
 		r.fail("TPS_DRAIN_DELAY", "is longer than TPS_DRAIN_TIME, of which it is a part")

@@ -28,6 +28,9 @@ type Store interface {
 type Config struct {
 	Tokens      []Token       // none = writes are for this host alone
 	BodyTimeout time.Duration // within which a body must have arrived; 0 = 10 s
+	// ClientCertificates: only a client whose certificate the listener has verified gets an answer,
+	// but for the paths of probes. The listener must ask for certificates without demanding them.
+	ClientCertificates bool
 }
 
 // Deps are what the handlers show and change.
@@ -64,6 +67,9 @@ func New(cfg Config, deps Deps) http.Handler {
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		problem(w, http.StatusNotFound, "path "+quote(r.URL.Path)+": there is nothing")
 	})
+	if cfg.ClientCertificates {
+		return withCertificate(mux)
+	}
 	return mux
 }
 

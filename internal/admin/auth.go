@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -60,6 +61,20 @@ func ParseTokens(s string) ([]Token, error) {
 
 // forwarded are the headers by which a request shows that it came through somebody else.
 const forwarded = "X-Forwarded-For, X-Forwarded-Host, Forwarded, X-Real-Ip, Via"
+
+// probes are the paths that answer without a client certificate: a kubelet has none.
+var probes = []string{"/healthz", "/readyz", "/healthcheck"} //nolint:gochecknoglobals // a constant list
+
+// withCertificate refuses whoever has shown no verified certificate, but for probes.
+func withCertificate(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if (r.TLS == nil || len(r.TLS.VerifiedChains) == 0) && !slices.Contains(probes, r.URL.Path) {
+			problem(w, http.StatusForbidden, "this needs a client certificate of an authority in TPS_TLS_CLIENT_CA")
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
 
 // needs wraps handlers that take a role.
 func (a *api) needs(need Role) func(http.HandlerFunc) http.Handler {

@@ -1,13 +1,20 @@
 package admin_test
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/tps-agent/ratelimitd/internal/admin"
+	"github.com/tps-agent/ratelimitd/internal/limits"
 )
 
 const row = `{"gateway":"shop","max_tps":5}`
@@ -215,6 +222,44 @@ func TestTokensStaySecret(t *testing.T) {
 	for _, shown := range []string{fmt.Sprintf("%v %+v", tokens, tokens), tokens[0].LogValue().String()} {
 		if strings.Contains(shown, "s3cret") {
 			t.Errorf("a token shows as %s", shown)
+		}
+	}
+}
+
+// Where client certificates are asked for, only probes do without. (The handshake, which verifies
+// certificates, is tested in internal/certs and through the whole server.)
+func TestClientCertificates(t *testing.T) {
+	table, err := limits.NewTable(nil, nil, limits.Stamp{ID: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	deps := admin.Deps{Current: new(limits.Current), Gatherer: prometheus.NewRegistry(), JSON: http.NotFoundHandler(), Log: slog.New(slog.DiscardHandler), Stats: func() any { return nil }}
+	deps.Current.Store(table)
+	handler := admin.New(admin.Config{ClientCertificates: true}, deps)
+	verified := &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{{}}}}
+	tests := []struct {
+		path      string
+		client    *tls.ConnectionState
+		forbidden bool
+	}{
+		{"/healthz", nil, false},
+		{"/readyz", &tls.ConnectionState{}, false},
+		{"/healthcheck", &tls.ConnectionState{}, false},
+		{"/metrics", &tls.ConnectionState{}, true},
+		{"/json", &tls.ConnectionState{}, true},
+		{"/healthz/", &tls.ConnectionState{}, true},
+		{"/api/v1/limits", nil, true},
+		{"/api/v1/limits", &tls.ConnectionState{PeerCertificates: []*x509.Certificate{{}}}, true},
+		{"/api/v1/limits", verified, false},
+		{"/metrics", verified, false},
+	}
+	for _, tt := range tests {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, tt.path, http.NoBody)
+		r.TLS = tt.client
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, r)
+		if (w.Code == http.StatusForbidden) != tt.forbidden || (tt.forbidden && !strings.Contains(w.Body.String(), "this needs a client certificate")) {
+			t.Errorf("GET %s with %+v is answered with %d %s; forbidden: want %v", tt.path, tt.client, w.Code, w.Body, tt.forbidden)
 		}
 	}
 }

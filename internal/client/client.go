@@ -4,11 +4,14 @@ package client
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"time"
 
@@ -28,6 +31,35 @@ func New(server, token string) *Client {
 		server = "http://" + server
 	}
 	return &Client{base: strings.TrimRight(server, "/"), token: token, http: http.Client{Timeout: 35 * time.Minute}}
+}
+
+// UseTLS names PEM files for an https server: the authority of its certificate (empty = those of the
+// system), and a certificate and key to show (both empty = none). Errors name the file.
+func (c *Client) UseTLS(ca, cert, key string) error {
+	if ca == "" && cert == "" && key == "" {
+		return nil
+	}
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
+	if ca != "" {
+		body, err := os.ReadFile(ca) //nolint:gosec // the operator names the file
+		if err != nil {
+			return fmt.Errorf("reading the authority: %w", err)
+		}
+		if cfg.RootCAs = x509.NewCertPool(); !cfg.RootCAs.AppendCertsFromPEM(body) {
+			return fmt.Errorf("reading the authority: %s holds no certificate", ca)
+		}
+	}
+	if cert != "" || key != "" {
+		pair, err := tls.LoadX509KeyPair(cert, key)
+		if err != nil {
+			return fmt.Errorf("reading the client certificate %q and key %q: %w", cert, key, err)
+		}
+		cfg.Certificates = []tls.Certificate{pair}
+	}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.TLSClientConfig = cfg
+	c.http.Transport = transport
+	return nil
 }
 
 // ListLimits returns every row, sorted by key.

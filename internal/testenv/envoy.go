@@ -67,6 +67,8 @@ type EnvoyConfig struct {
 	// Edit changes the configuration beyond its addresses; nil = nothing. It fails the test where
 	// it finds nothing to change.
 	Edit func(config string) string
+	// Unhealthy: Envoy is not waited for until it has found ratelimitd, because it will not.
+	Unhealthy bool
 }
 
 // StartEnvoy runs a file of envoy/ until the test ends. It returns when Envoy listens and its
@@ -96,12 +98,12 @@ func StartEnvoy(tb testing.TB, cfg EnvoyConfig) *Envoy {
 		}}),
 	}
 	tb.Cleanup(e.proc.kill)
-	Eventually(tb, 30*time.Second, "starting Envoy", func() error { return e.ready(tb, adminPath) })
+	Eventually(tb, 30*time.Second, "starting Envoy", func() error { return e.ready(tb, adminPath, cfg.Unhealthy) })
 	return e
 }
 
 // ready finds the addresses of an Envoy that is starting, and says what it still waits for.
-func (e *Envoy) ready(tb testing.TB, adminPath string) error {
+func (e *Envoy) ready(tb testing.TB, adminPath string, unhealthy bool) error {
 	tb.Helper()
 	if !e.proc.running() {
 		tb.Fatalf("Envoy has ended:\n%s", e.proc.out)
@@ -115,7 +117,7 @@ func (e *Envoy) ready(tb testing.TB, adminPath string) error {
 		return err
 	}
 	stats, err := e.stats(tb.Context(), `^cluster\.ratelimitd(_als)?\.membership_healthy$`)
-	if err != nil {
+	if err != nil || unhealthy {
 		return err
 	}
 	if stats["cluster.ratelimitd.membership_healthy"] < 1 || stats["cluster.ratelimitd_als.membership_healthy"] < 1 {
