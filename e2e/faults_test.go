@@ -1,0 +1,187 @@
+//go:build e2e
+
+package e2e_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tps-agent/ratelimitd/internal/testenv"
+)
+
+// traffic sends requests one after the other until it is stopped: to an endpoint whose limit
+// refuses everything and to one that has plenty of room, by turns. So a limit that is lost shows at
+// once, as well as a request that is not decided.
+type traffic struct {
+	sent, wrong int
+	firstWrong  string
+	quit        chan struct{}
+	running     sync.WaitGroup
+}
+
+// faultLimits are the limits that traffic relies on.
+const faultLimits = `INSERT INTO tps_limits (gateway, endpoint, max_tps) VALUES ('gw-main', 'closed', 0), ('gw-main', 'open', 1000000)`
+
+func startTraffic(s *stack) *traffic {
+	tr := &traffic{quit: make(chan struct{})}
+	wanted := map[string]int{"closed": http.StatusTooManyRequests, "open": http.StatusOK}
+	tr.running.Go(func() {
+		for {
+			for endpoint, want := range wanted {
+				r, err := s.get(context.Background(), endpoint)
+				tr.sent++
+				if err != nil || r.status != want {
+					if tr.wrong++; tr.wrong == 1 {
+						tr.firstWrong = fmt.Sprintf("request %d, endpoint %s: status %d, %v; want %d", tr.sent, endpoint, r.status, err, want)
+					}
+				}
+			}
+			select {
+			case <-tr.quit:
+				return
+			case <-time.After(2 * time.Millisecond): // the queue in memory is bounded
+			}
+		}
+	})
+	return tr
+}
+
+// stop ends the traffic and returns how many requests were sent, of which none may have been
+// answered otherwise than the limits say.
+func (tr *traffic) stop(tb testing.TB) int {
+	tb.Helper()
+	close(tr.quit)
+	tr.running.Wait()
+	if tr.wrong > 0 {
+		tb.Errorf("%d of %d requests were answered wrongly, the first one: %s", tr.wrong, tr.sent, tr.firstWrong)
+	}
+	return tr.sent
+}
+
+// awaitMetric returns when a metric has a value.
+func (s *stack) awaitMetric(tb testing.TB, family string, want float64) {
+	tb.Helper()
+	testenv.Eventually(tb, 40*time.Second, family, func() error {
+		if got := s.daemon.metric(tb, family); got != want {
+			return fmt.Errorf("%s is %g, want %g", family, got, want)
+		}
+		return nil
+	})
+}
+
+// faultStack is a stack over a Postgres of its own, which the test may hurt.
+func faultStack(t *testing.T) (*stack, *testenv.Postgres) {
+	t.Helper()
+	postgres := testenv.NewPostgres(t)
+	s := newStack(t, stackConfig{database: postgres.Database(t), env: []string{"TPS_MAX_QUEUE_SIZE=1000000", "TPS_POLL_INTERVAL=500ms"}})
+	s.setLimits(t, faultLimits)
+	return s, postgres
+}
+
+// Whatever becomes of Postgres, requests are decided by the limits as they were, and what was
+// measured meanwhile arrives when it is back.
+func TestPostgresFaultsUnderTraffic(t *testing.T) {
+	faults := map[string]func(tb testing.TB, s *stack, p *testenv.Postgres){
+		"killed": func(tb testing.TB, s *stack, p *testenv.Postgres) {
+			tb.Helper()
+			p.Kill()
+			s.awaitMetric(tb, "ratelimitd_postgres_up", 0)
+			p.Start(tb)
+		},
+		"stopped": func(tb testing.TB, s *stack, p *testenv.Postgres) {
+			tb.Helper()
+			p.Hang()
+			s.awaitMetric(tb, "ratelimitd_postgres_up", 0)
+			p.Continue()
+		},
+		"restarted": func(tb testing.TB, _ *stack, p *testenv.Postgres) {
+			tb.Helper()
+			p.Restart(tb)
+		},
+	}
+	for name, fault := range faults {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, postgres := faultStack(t)
+			tr := startTraffic(s)
+			fault(t, s, postgres)
+			s.awaitMetric(t, "ratelimitd_postgres_up", 1)
+			sent := tr.stop(t)
+
+			s.conn = testenv.Connect(t, s.database) // the first one was cut off
+			s.setLimits(t, "UPDATE tps_limits SET max_tps = 1000 WHERE endpoint = 'closed'")
+			if r := s.mustGet(t, "closed"); r.status != http.StatusOK {
+				t.Errorf("after a change the status is %d, want 200", r.status)
+			}
+			s.assertRowsArrived(t, sent+1)
+			s.neverFailedOpen(t)
+		})
+	}
+}
+
+// assertRowsArrived wants a row for each request that was sent; a batch whose commit got no answer
+// may have come twice.
+func (s *stack) assertRowsArrived(tb testing.TB, sent int) {
+	tb.Helper()
+	s.envoy.FlushLogs(tb, int64(sent))
+	testenv.Eventually(tb, 40*time.Second, "the rows in tps_metrics", func() error {
+		if rows := query[int](tb, s, "SELECT count(*) FROM tps_metrics"); rows < sent {
+			return fmt.Errorf("%d rows, want %d", rows, sent)
+		}
+		return nil
+	})
+	rows, twice := query[int](tb, s, "SELECT count(*) FROM tps_metrics"), 0
+	if rows > sent {
+		twice = query[int](tb, s, "SELECT count(*) - count(DISTINCT (timestamp, endpoint, duration_ms)) FROM tps_metrics")
+	}
+	tb.Logf("%d requests, %d rows, %d of them twice", sent, rows, twice)
+	if rows-twice > sent {
+		tb.Errorf("%d rows that are none of the same batch, want %d", rows-twice, sent)
+	}
+	if n := s.daemon.metric(tb, "ratelimitd_recorder_dropped_total"); n != 0 {
+		tb.Errorf("%g transactions were dropped: %v", n, s.daemon.metrics(tb, "ratelimitd_recorder_dropped_total"))
+	}
+}
+
+// A start while Postgres is down serves the last good limits, says so, and goes over to Postgres by
+// itself when that is back.
+func TestStartWithoutPostgres(t *testing.T) {
+	s, postgres := faultStack(t)
+	s.daemon.stop(t) // which writes what it knows
+	postgres.Kill()
+	s.daemon.start(t)
+
+	tr := startTraffic(s)
+	status, body, err := s.daemon.get(t.Context(), "/readyz")
+	if err != nil || status != http.StatusOK || !strings.Contains(body, `"degraded"`) || !strings.Contains(body, "connect") {
+		t.Errorf("/readyz is answered with %d %s, %v; want 200, degraded, and why", status, body, err)
+	}
+	if n := s.daemon.metric(t, "ratelimitd_limits_stale"); n != 1 {
+		t.Errorf("ratelimitd_limits_stale is %g, want 1", n)
+	}
+	if n := s.daemon.metric(t, "ratelimitd_limits"); n != 2 {
+		t.Errorf("%g limits are in force, want 2", n)
+	}
+	postgres.Start(t)
+	s.awaitMetric(t, "ratelimitd_limits_stale", 0)
+	tr.stop(t)
+
+	conn, err := pgx.Connect(t.Context(), s.database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	s.conn = conn
+	s.setLimits(t, "UPDATE tps_limits SET max_tps = 1000 WHERE endpoint = 'closed'")
+	if r := s.mustGet(t, "closed"); r.status != http.StatusOK {
+		t.Errorf("after a change the status is %d, want 200", r.status)
+	}
+	s.neverFailedOpen(t)
+}
