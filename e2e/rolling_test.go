@@ -1,0 +1,93 @@
+//go:build e2e
+
+package e2e_test
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tps-agent/ratelimitd/internal/testenv"
+)
+
+// withReplica adds a second ratelimitd to both clusters.
+func withReplica(tb testing.TB, config, first, second string) string {
+	tb.Helper()
+	endpoint := func(addr string) string {
+		host, port, _ := strings.Cut(addr, ":")
+		return fmt.Sprintf("{ endpoint: { address: { socket_address: { address: %s, port_value: %s } } } }", host, port)
+	}
+	if n := strings.Count(config, "["+endpoint(first)+"]"); n != 2 {
+		tb.Fatalf("the configuration names ratelimitd %d times, want 2", n)
+	}
+	return strings.ReplaceAll(config, "["+endpoint(first)+"]", "["+endpoint(first)+", "+endpoint(second)+"]")
+}
+
+// Ten restarts of one of two replicas under load cost no request. Access-log streams end between
+// two messages, so that nearly all transactions become rows: Envoy forgets what it sends to a
+// connection that is closing just then.
+func TestRollingRestarts(t *testing.T) {
+	const restarts = 10
+	settings := []string{"TPS_DRAIN_DELAY=2s"} // longer than two health checks of Envoy
+	database := testenv.Database(t)
+	second := newDaemon(t, append(settings, "TPS_DATABASE_URL="+database, "TPS_SERVER_ID=second")...)
+	second.start(t)
+	var first string
+	s := newStack(t, stackConfig{database: database, env: settings, editFor: func(addr, config string) string {
+		first = addr
+		return withReplica(t, config, addr, second.grpcAddr)
+	}})
+	s.setLimits(t, faultLimits)
+	if first == second.grpcAddr {
+		t.Fatal("there is only one replica")
+	}
+	tr := startTraffic(s)
+	for range restarts {
+		second.stop(t)
+		s.awaitHealthy(t, 1)
+		second.start(t)
+		s.awaitHealthy(t, 2)
+	}
+	sent := tr.stop(t)
+	s.neverFailedOpen(t)
+	if n := s.envoy.Stats(t, `^http\.ingress\.downstream_rq_5xx$`)["http.ingress.downstream_rq_5xx"]; n != 0 {
+		t.Errorf("%d requests were answered with 5xx", n)
+	}
+
+	s.envoy.FlushLogs(t, int64(sent))
+	least := sent - sent/1000
+	testenv.Eventually(t, 30*time.Second, "the rows in tps_metrics", func() error {
+		if rows := query[int](t, s, "SELECT count(*) FROM tps_metrics"); rows < least {
+			return fmt.Errorf("%d rows of %d requests, want at least %d", rows, sent, least)
+		}
+		return nil
+	})
+	second.stop(t)
+	s.daemon.stop(t)
+	rows := query[int](t, s, "SELECT count(*) FROM tps_metrics")
+	bySecond := query[int](t, s, "SELECT count(*) FROM tps_metrics WHERE server_id = 'second'")
+	refused := query[int](t, s, "SELECT count(*) FROM tps_metrics WHERE throttled AND status_code = $1", http.StatusTooManyRequests)
+	t.Logf("%d requests over %d restarts, %d rows (%.3f %%), %d of them by the replica that was restarted", sent, restarts, rows, 100*float64(rows)/float64(sent), bySecond)
+	if rows > sent || rows < least {
+		t.Errorf("%d rows of %d requests, want %d to %d", rows, sent, least, sent)
+	}
+	if bySecond == 0 || refused < rows/2-sent/1000-1 {
+		t.Errorf("%d rows are by the restarted replica, %d are refusals; want some, and half", bySecond, refused)
+	}
+}
+
+// awaitHealthy returns when Envoy's health checks see so many replicas in both clusters.
+func (s *stack) awaitHealthy(tb testing.TB, want int64) {
+	tb.Helper()
+	testenv.Eventually(tb, 30*time.Second, "Envoy's health checks", func() error {
+		stats := s.envoy.Stats(tb, `^cluster\.ratelimitd(_als)?\.membership_healthy$`)
+		for name, n := range stats {
+			if n != want {
+				return fmt.Errorf("%s is %d, want %d", name, n, want)
+			}
+		}
+		return nil
+	})
+}
