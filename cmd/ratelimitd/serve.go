@@ -367,14 +367,14 @@ func ignoreClosed(err error) error {
 
 // greet says in three lines where Envoy must point, where API and metrics are, and how to try.
 func (s *server) greet(w io.Writer) {
-	grpcAddr, httpAddr := s.listeners.grpc.Addr().String(), "http://"+reachable(s.listeners.http.Addr())
+	grpcAddr, httpAddr := reachable(s.listeners.grpc.Addr()), "http://"+reachable(s.listeners.http.Addr())
 	if s.certs != nil {
 		httpAddr = "https" + strings.TrimPrefix(httpAddr, "http")
 	}
 	fmt.Fprintf(w, "Envoy:   point rate_limit_service and the gRPC access log at %s (examples in envoy/)\n", grpcAddr)
 	fmt.Fprintf(w, "API:     %s/api/v1/limits   metrics: %s/metrics   readiness: %s/readyz\n", httpAddr, httpAddr, httpAddr)
 	fmt.Fprintf(w, "Try it:  ratelimitd limits set --server %s --gateway demo --max-tps 5 && ratelimitd check --server %s gateway=demo\n", httpAddr, httpAddr)
-	s.log.Info("serving", slog.String("grpc", grpcAddr), slog.String("http", s.listeners.http.Addr().String()),
+	s.log.Info("serving", slog.String("grpc", s.listeners.grpc.Addr().String()), slog.String("http", s.listeners.http.Addr().String()),
 		slog.String("debug", s.listeners.debug.Addr().String()), slog.String("version", version()))
 }
 

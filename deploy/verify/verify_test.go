@@ -1,0 +1,261 @@
+package verify_test
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	contour "github.com/projectcontour/contour/apis/projectcontour/v1"
+	contouralpha "github.com/projectcontour/contour/apis/projectcontour/v1alpha1"
+	monitoring "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	istionetworking "istio.io/api/networking/v1alpha3"
+	istiotelemetry "istio.io/api/telemetry/v1alpha1"
+	apps "k8s.io/api/apps/v1"
+	autoscaling "k8s.io/api/autoscaling/v2"
+	core "k8s.io/api/core/v1"
+	networking "k8s.io/api/networking/v1"
+	policy "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	sigsyaml "sigs.k8s.io/yaml"
+)
+
+const (
+	helmPackage = "helm.sh/helm/v3/cmd/helm@v3.22.0"
+	kubeVersion = "1.30.0"
+	root        = "../.."
+	chart       = root + "/deploy/helm/ratelimitd"
+)
+
+// helm runs the command line, built by go run and cached like any build.
+func helm(tb testing.TB, args ...string) (string, error) {
+	tb.Helper()
+	cmd := exec.Command("go", append([]string{"run", helmPackage}, args...)...)
+	dir, err := filepath.Abs(tb.TempDir())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	cmd.Env = append(os.Environ(), "HELM_CACHE_HOME="+dir, "HELM_CONFIG_HOME="+dir, "HELM_DATA_HOME="+dir, "GOFLAGS=-mod=mod")
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return stdout.String(), fmt.Errorf("%w: %s", err, stderr.String())
+	}
+	return stdout.String(), nil
+}
+
+// values are the three ways in which the chart is used, and some that it refuses.
+var values = map[string][]string{
+	"embedded": {"persistence.enabled=true"},
+	"postgres": {"database.secretName=db", "apiTokens.secretName=tokens", "replicas=2", "serviceMonitor.enabled=true", "networkPolicy.enabled=true", "autoscaling.enabled=true", "env.TPS_DEFAULT_MAX_TPS=500"},
+	"mtls":     {"tls.secretName=tls", "tls.clientCA=true", "serviceMonitor.enabled=true", "drain.delaySeconds=10", "drain.timeSeconds=60"},
+}
+
+func render(tb testing.TB, set []string) (string, error) {
+	tb.Helper()
+	return helm(tb, "template", "edge", chart, "--namespace", "ratelimitd", "--kube-version", kubeVersion, "--set", strings.Join(set, ","))
+}
+
+func TestChartIsLinted(t *testing.T) {
+	for name, set := range values {
+		if out, err := helm(t, "lint", "--strict", chart, "--kube-version", kubeVersion, "--set", strings.Join(set, ",")); err != nil {
+			t.Errorf("%s: %v\n%s", name, err, out)
+		}
+	}
+}
+
+// object returns the type of a manifest that its reader would decode it into.
+func object(tb testing.TB, kind string) any {
+	tb.Helper()
+	switch kind {
+	case "v1/Service":
+		return new(core.Service)
+	case "v1/ServiceAccount":
+		return new(core.ServiceAccount)
+	case "v1/PersistentVolumeClaim":
+		return new(core.PersistentVolumeClaim)
+	case "apps/v1/Deployment":
+		return new(apps.Deployment)
+	case "autoscaling/v2/HorizontalPodAutoscaler":
+		return new(autoscaling.HorizontalPodAutoscaler)
+	case "policy/v1/PodDisruptionBudget":
+		return new(policy.PodDisruptionBudget)
+	case "networking.k8s.io/v1/NetworkPolicy":
+		return new(networking.NetworkPolicy)
+	case "monitoring.coreos.com/v1/ServiceMonitor":
+		return new(monitoring.ServiceMonitor)
+	case "projectcontour.io/v1/HTTPProxy":
+		return new(contour.HTTPProxy)
+	case "projectcontour.io/v1alpha1/ExtensionService":
+		return new(contouralpha.ExtensionService)
+	case "projectcontour.io/v1alpha1/ContourConfiguration":
+		return new(contouralpha.ContourConfiguration)
+	case "networking.istio.io/v1alpha3/EnvoyFilter":
+		return new(istionetworking.EnvoyFilter)
+	case "telemetry.istio.io/v1/Telemetry":
+		return new(istiotelemetry.Telemetry)
+	}
+	tb.Fatalf("the test knows no type of %s", kind)
+	return nil
+}
+
+// decode reads every manifest strictly, and returns them by kind.
+func decode(tb testing.TB, manifests string) map[string][]any {
+	tb.Helper()
+	all := map[string][]any{}
+	for reader := yaml.NewYAMLReader(bufioReader(manifests)); ; {
+		doc, err := reader.Read()
+		if errors.Is(err, io.EOF) {
+			return all
+		}
+		if err != nil {
+			tb.Fatal(err)
+		}
+		var head struct{ APIVersion, Kind string }
+		if err := sigsyaml.Unmarshal(doc, &head); err != nil {
+			tb.Fatalf("%v in:\n%s", err, doc)
+		}
+		if head.Kind == "" {
+			continue // comments alone
+		}
+		kind := head.APIVersion + "/" + head.Kind
+		into := object(tb, kind)
+		if err := decodeStrictly(doc, into); err != nil {
+			tb.Errorf("%s: %v in:\n%s", kind, err, doc)
+		}
+		all[head.Kind] = append(all[head.Kind], into)
+	}
+}
+
+// decodeStrictly refuses unknown fields. The types of Istio are protobuf messages, whose own reader
+// of JSON passes unknown fields over.
+func decodeStrictly(doc []byte, into any) error {
+	message, ok := into.(proto.Message)
+	if !ok {
+		return sigsyaml.UnmarshalStrict(doc, into)
+	}
+	var whole struct {
+		APIVersion, Kind string
+		Metadata         core.ObjectReference
+		Spec             map[string]any
+	}
+	if err := sigsyaml.UnmarshalStrict(doc, &whole); err != nil {
+		return err
+	}
+	spec, err := sigsyaml.Marshal(whole.Spec)
+	if err != nil {
+		return err
+	}
+	body, err := sigsyaml.YAMLToJSON(spec)
+	if err != nil {
+		return err
+	}
+	return protojson.Unmarshal(body, message)
+}
+
+func TestRenderedManifests(t *testing.T) {
+	wanted := map[string][]string{
+		"embedded": {"Deployment", "PersistentVolumeClaim", "PodDisruptionBudget", "Service", "ServiceAccount"},
+		"postgres": {"Deployment", "HorizontalPodAutoscaler", "NetworkPolicy", "PodDisruptionBudget", "Service", "ServiceAccount", "ServiceMonitor"},
+		"mtls":     {"Deployment", "PodDisruptionBudget", "Service", "ServiceAccount", "ServiceMonitor"},
+	}
+	for name, set := range values {
+		t.Run(name, func(t *testing.T) {
+			manifests, err := render(t, set)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all := decode(t, manifests)
+			if diff := cmp.Diff(wanted[name], slices.Sorted(maps.Keys(all))); diff != "" {
+				t.Errorf("kinds (-want +got):\n%s", diff)
+			}
+			checkPod(t, all["Deployment"][0].(*apps.Deployment), name)
+		})
+	}
+}
+
+// checkPod checks what a pod of ratelimitd relies on.
+func checkPod(t *testing.T, d *apps.Deployment, name string) {
+	t.Helper()
+	pod := d.Spec.Template.Spec
+	container := pod.Containers[0]
+	grace, scheme := int64(30), core.URISchemeHTTP
+	if name == "mtls" {
+		grace, scheme = 65, core.URISchemeHTTPS
+	}
+	if *pod.TerminationGracePeriodSeconds != grace || container.Lifecycle != nil {
+		t.Errorf("the pod has %d s to end, want TPS_DRAIN_TIME and 5 s = %d, and no hook: %v", *pod.TerminationGracePeriodSeconds, grace, container.Lifecycle)
+	}
+	if *pod.EnableServiceLinks || !*container.SecurityContext.ReadOnlyRootFilesystem || !*pod.SecurityContext.RunAsNonRoot {
+		t.Error("service links are on, the root is writable, or root is allowed")
+	}
+	for _, probe := range []*core.Probe{container.ReadinessProbe, container.LivenessProbe, container.StartupProbe} {
+		if probe.HTTPGet == nil || probe.HTTPGet.Scheme != scheme {
+			t.Errorf("a probe is %+v, want httpGet by %s", probe, scheme)
+		}
+	}
+	for _, v := range container.Env {
+		secret := slices.Contains([]string{"TPS_DATABASE_URL", "TPS_API_TOKENS"}, v.Name)
+		if secret && (v.Value != "" || v.ValueFrom == nil || v.ValueFrom.SecretKeyRef == nil) {
+			t.Errorf("%s does not come from a Secret: %+v", v.Name, v)
+		}
+	}
+}
+
+func TestChartRefuses(t *testing.T) {
+	for set, want := range map[string]string{
+		"persistence.enabled=true,replicas=2": "one volume is for one process",
+		"tls.clientCA=true":                   "tls.clientCA: needs tls.secretName",
+		"drain.delaySeconds=60":               "drain.delaySeconds: is a part of drain.timeSeconds",
+		"replica=3":                           "replica",
+		"replicas=many":                       "replicas",
+	} {
+		if _, err := render(t, []string{set}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want an error with %q", set, err, want)
+		}
+	}
+}
+
+func TestFilesOfControlPlanes(t *testing.T) {
+	for file, want := range map[string][]string{
+		"istio.yaml":   {"Deployment", "EnvoyFilter", "Service", "Telemetry"},
+		"contour.yaml": {"ContourConfiguration", "ExtensionService", "HTTPProxy", "Service"},
+	} {
+		body, err := os.ReadFile(filepath.Join(root, "envoy", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, slices.Sorted(maps.Keys(decode(t, string(body))))); diff != "" {
+			t.Errorf("%s: kinds (-want +got):\n%s", file, diff)
+		}
+	}
+}
+
+// The checks above are only as good as this: an unknown field is an error, whatever the type.
+func TestUnknownFieldsAreFound(t *testing.T) {
+	for kind, doc := range map[string]string{
+		"v1/Service":         "spec: { prots: [] }",
+		"apps/v1/Deployment": "spec: { template: { spec: { enableServiceLink: false } } }",
+		"monitoring.coreos.com/v1/ServiceMonitor":  "spec: { endpoint: [] }",
+		"projectcontour.io/v1/HTTPProxy":           "spec: { virtualHosts: {} }",
+		"networking.istio.io/v1alpha3/EnvoyFilter": "spec: { configPatch: [] }",
+		"telemetry.istio.io/v1/Telemetry":          "spec: { accessLoging: [] }",
+	} {
+		if err := decodeStrictly([]byte(doc), object(t, kind)); err == nil {
+			t.Errorf("%s: %s was taken", kind, doc)
+		}
+	}
+}
+
+func bufioReader(s string) *bufio.Reader { return bufio.NewReader(strings.NewReader(s)) }
