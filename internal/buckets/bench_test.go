@@ -2,114 +2,152 @@ package buckets
 
 import (
 	"fmt"
+	"math/bits"
 	"math/rand/v2"
+	"runtime"
 	"testing"
-	"time"
 
 	"github.com/tps-agent/ratelimitd/internal/limits"
 )
 
-// newTable compiles rows or ends the test.
-func newTable(tb testing.TB, prev *limits.Table, nowNS int64, rows ...limits.Limit) *limits.Table {
-	tb.Helper()
-	id := int64(1)
-	if prev != nil {
-		id = prev.ID() + 1
+const endpointsPerGateway = 100
+
+// grid is n rows: gateways with a row of their own and those of their endpoints.
+func grid(n int) []limits.Limit {
+	rows := make([]limits.Limit, 0, n)
+	for i := 0; len(rows) < n; i++ {
+		gateway := fmt.Sprint("gateway-", i/(endpointsPerGateway+1))
+		if j := i % (endpointsPerGateway + 1); j > 0 {
+			rows = append(rows, row(1e9, 1e9, gateway, fmt.Sprint("endpoint-", j-1)))
+		} else {
+			rows = append(rows, row(1e9, 1e9, gateway))
+		}
 	}
-	t, err := limits.NewTable(prev, rows, limits.Stamp{ID: id, AtNS: nowNS})
-	if err != nil {
-		tb.Fatal(err)
+	return rows
+}
+
+// traffic is requests to the endpoints of a grid, each written into the same Request, as a
+// decoder does: what a request itself holds is in the cache of its core.
+type traffic struct {
+	engine              *Engine
+	clock               limits.Clock
+	gateways, endpoints []string
+	keys                []uint32 // gateway*endpointsPerGateway + endpoint, in random order
+	request             Request
+	d                   Decision
+}
+
+// newTraffic puts a grid of n rows in force and asks once for each of its endpoints, at most
+// most.
+func newTraffic(b *testing.B, n, most int) *traffic {
+	b.Helper()
+	t := &traffic{clock: limits.NewClock(), request: *ask(1, "", "-")}
+	current := &limits.Current{}
+	current.Store(newTable(b, nil, t.clock.NowNS(), grid(n)...))
+	t.engine = New(Config{DefaultMaxTPS: 1000}, t.clock, current)
+	for i := range n/(endpointsPerGateway+1) + 1 {
+		t.gateways = append(t.gateways, fmt.Sprint("gateway-", i))
 	}
+	for i := range endpointsPerGateway {
+		t.endpoints = append(t.endpoints, fmt.Sprint("endpoint-", i))
+	}
+	for i := range n {
+		if j := i % (endpointsPerGateway + 1); j > 0 {
+			t.keys = append(t.keys, uint32(i/(endpointsPerGateway+1)*endpointsPerGateway+j-1))
+		}
+	}
+	rand.Shuffle(len(t.keys), func(i, j int) { t.keys[i], t.keys[j] = t.keys[j], t.keys[i] })
+	t.keys = t.keys[:min(len(t.keys), most)]
 	return t
 }
 
-// grid is rows for gateways gateways with endpoints endpoints each, a gateway row included.
-func grid(n int) (rows []limits.Limit, requests []Request) {
-	perGateway := 100
-	for i := 0; len(rows) < n; i++ {
-		gw := fmt.Sprintf("gateway-%d", i)
-		rows = append(rows, limits.Limit{Key: limits.Key{Domain: "d", Gateway: gw}, MaxTPS: 1e9, Burst: 1e9, Enabled: true})
-		for j := 0; j < perGateway && len(rows) < n; j++ {
-			ep := fmt.Sprintf("endpoint-%d", j)
-			rows = append(rows, limits.Limit{Key: limits.Key{Domain: "d", Gateway: gw, Endpoint: ep}, MaxTPS: 1e9, Burst: 1e9, Enabled: true})
-			requests = append(requests, Request{Domain: "d", Descriptors: []Descriptor{
-				{Gateway: gw, Endpoint: ep, HasGateway: true, HasEndpoint: true, Hits: 1, MaxWaitMS: -1},
-			}})
+// decide returns an error where the request of a key is not admitted by a limit.
+func (t *traffic) decide(key uint32) error {
+	desc := &t.request.Descriptors[0]
+	desc.Gateway, desc.Endpoint = t.gateways[key/endpointsPerGateway], t.endpoints[key%endpointsPerGateway]
+	if _, err := t.engine.decide(t.clock.NowNS(), &t.request, 0, &t.d); err != nil || t.d.Code != OK || t.d.Statuses[0].Limit == nil {
+		return fmt.Errorf("decide(%+v) = %v %+v, %w", t.request, t.d.Code, t.d.Statuses, err)
+	}
+	return nil
+}
+
+// warmUp makes the bucket of every key.
+func (t *traffic) warmUp(b *testing.B) {
+	b.Helper()
+	for _, key := range t.keys {
+		if err := t.decide(key); err != nil {
+			b.Fatal(err)
 		}
 	}
-	return rows, requests
+}
+
+func (t *traffic) run(b *testing.B) {
+	b.Helper()
+	b.ReportAllocs()
+	i := 0
+	for b.Loop() {
+		if err := t.decide(t.keys[i]); err != nil {
+			b.Fatal(err)
+		}
+		if i++; i == len(t.keys) {
+			i = 0
+		}
+	}
 }
 
 // BenchmarkDecide is the decision over gateway + endpoint with traffic on at most 1,000 keys.
 func BenchmarkDecide(b *testing.B) {
 	for _, n := range []int{10, 1_000, 1_000_000} {
-		b.Run(fmt.Sprintf("limits=%d", n), func(b *testing.B) {
-			rows, requests := grid(n)
-			e, clock := newBenchEngine(b, rows)
-			rand.Shuffle(len(requests), func(i, j int) { requests[i], requests[j] = requests[j], requests[i] })
-			requests = requests[:min(len(requests), 1000)]
-			var d Decision
-			b.ReportAllocs()
-			i := 0
-			for b.Loop() {
-				if _, err := e.decide(clock.NowNS(), &requests[i], 0, &d); err != nil || d.Code != OK {
-					b.Fatal(err, d.Code)
-				}
-				if i++; i == len(requests) {
-					i = 0
-				}
-			}
-		})
+		t := newTraffic(b, n, 1_000)
+		t.warmUp(b)
+		b.Run(fmt.Sprintf("limits=%d", n), t.run)
 	}
 }
 
-// BenchmarkUniform is traffic spread evenly over 1,000,000 keys, beside bare random reads of
-// as many bytes as those keys' live state takes.
+// BenchmarkUniform is traffic spread evenly over 1,000,000 keys, beside bare random reads over
+// as many bytes as the live state of those keys takes. x-bare is the ratio of the two.
 func BenchmarkUniform(b *testing.B) {
-	rows, requests := grid(1_000_000)
-	e, clock := newBenchEngine(b, rows)
-	order := make([]uint32, 1<<20)
-	for i := range order {
-		order[i] = rand.Uint32N(uint32(len(requests)))
-	}
-	var d Decision
-	for i := range requests {
-		if _, err := e.decide(clock.NowNS(), &requests[i], 0, &d); err != nil {
-			b.Fatal(err)
-		}
-	}
-	b.Run("decide", func(b *testing.B) {
-		b.ReportAllocs()
-		for i := 0; b.Loop(); i++ {
-			if _, err := e.decide(clock.NowNS(), &requests[order[i&(1<<20-1)]], 0, &d); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
-	memory := make([]uint64, 1<<26) // 512 MiB
+	t := newTraffic(b, 1_000_000*(endpointsPerGateway+1)/endpointsPerGateway, 1_000_000)
+	before := heapBytes()
+	t.warmUp(b)
+	memory := make([]uint64, (heapBytes()-before)/8)
 	for i := range memory {
 		memory[i] = uint64(i)
 	}
+	bareNS := 0.0
 	b.Run("bare", func(b *testing.B) {
-		sum := uint64(0)
-		for i := 0; b.Loop(); i++ {
-			at := (uint64(order[i&(1<<20-1)])*0x9E3779B97F4A7C15 + sum&1) >> 38 // depends on the read before
-			sum += memory[at]
-		}
-		if sum == 1 {
-			b.Log(sum)
-		}
+		readAtRandom(b, memory)
+		bareNS = nsPerOp(b)
+	})
+	b.Run("decide", func(b *testing.B) {
+		t.run(b)
+		b.ReportMetric(nsPerOp(b)/bareNS, "x-bare")
 	})
 }
 
-func newBenchEngine(b *testing.B, rows []limits.Limit) (*Engine, limits.Clock) {
+// readAtRandom reads words of memory, each at a place that depends on the one before, so that
+// no two reads overlap.
+func readAtRandom(b *testing.B, memory []uint64) {
 	b.Helper()
-	clock := limits.NewClock()
-	current := &limits.Current{}
-	current.Store(newTable(b, nil, clock.NowNS(), rows...))
-	return New(Config{DefaultMaxTPS: 1000}, clock, current), clock
+	b.ReportAllocs()
+	at := uint64(1)
+	for b.Loop() {
+		at = at*6364136223846793005 + 1442695040888963407
+		place, _ := bits.Mul64(at, uint64(len(memory)))
+		at += memory[place]
+	}
+	b.ReportMetric(float64(len(memory)*8)/(1<<20), "MiB")
 }
 
-func TestMain(m *testing.M) { m.Run() }
+func nsPerOp(b *testing.B) float64 {
+	b.Helper()
+	return float64(b.Elapsed().Nanoseconds()) / float64(b.N)
+}
 
-var _ = time.Second
+// heapBytes is what is reachable now.
+func heapBytes() uint64 {
+	runtime.GC()
+	var s runtime.MemStats
+	runtime.ReadMemStats(&s)
+	return s.HeapAlloc
+}

@@ -16,16 +16,17 @@ type bucket struct {
 
 	gen    uint64 // generation of the gate's rules for which limit was looked up
 	mark   uint64 // pass in which a waiter kept the bucket's tokens for itself
-	queued uint64 // hits of all waiters that need this bucket
+	queued uint64 // hits of all waiters that need this bucket and can ever pass
+	pins   int    // waiters that hold a pointer to it
 
 	key     string // in gate.endpoints or gate.others; empty for the gateway's own
 	other   bool   // lives in gate.others
 	dynamic int    // index in gate.dynamic plus 1; 0 = a row writes the name out
 }
 
-// adopt makes the bucket count for l. Usage survives a change: refill up to the change runs
-// at the old rate, then the level is the new capacity less what was used, at least 0. A row
-// that was deleted and made again starts full.
+// adopt makes the bucket count for l, which took over at changedNS. Usage survives a change:
+// refill up to the change runs at the old rate, then the level is the new capacity less what
+// was used, at least 0. A row that was deleted and made again starts full.
 func (b *bucket) adopt(l *limits.Limit, changedNS, nowNS int64) {
 	old := b.limit
 	if old == l {
@@ -37,20 +38,9 @@ func (b *bucket) adopt(l *limits.Limit, changedNS, nowNS int64) {
 		b.tokens, b.rem, b.lastNS = b.capacity, 0, nowNS
 		return
 	}
-	b.advance(switchNS(b.lastNS, l.SinceNS(), changedNS, nowNS))
+	b.advance(min(changedNS, nowNS))
 	b.resize(l.Rate(), l.Capacity())
 	b.advance(nowNS)
-}
-
-// switchNS is the instant at which the new limit took over: its own, if it is newer than the
-// bucket's state, else that of the table, else now.
-func switchNS(lastNS, sinceNS, changedNS, nowNS int64) int64 {
-	for _, at := range [2]int64{sinceNS, changedNS} {
-		if at > lastNS && at <= nowNS {
-			return at
-		}
-	}
-	return nowNS
 }
 
 func (b *bucket) resize(rate limits.Rate, capacity uint64) {

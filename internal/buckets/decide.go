@@ -29,7 +29,7 @@ type take struct {
 	gate   *gate
 	bucket *bucket
 	rank   rank
-	short  bool   // a shadow limit had no room when the others were charged
+	before uint64 // tokens that were there before the charge
 	need   uint64 // room that must be there: charge, or 1 for a check
 	charge uint64
 	give   uint64
@@ -260,7 +260,8 @@ func (d *Decision) charge(nowNS int64) {
 		t := &d.takes[i]
 		b := t.bucket
 		b.advance(nowNS)
-		if t.short = b.tokens < t.charge; !t.short { // only a shadow limit can be short of room here
+		t.before = b.tokens
+		if b.tokens >= t.charge { // only a shadow limit can be short of room here
 			b.take(t.charge)
 		}
 		b.give(t.give)
@@ -304,8 +305,8 @@ func (d *Decision) shadowLacks(r *ref) bool {
 	switch {
 	case !t.bucket.limit.Shadow:
 		return false
-	case d.charged && !r.check:
-		return t.short
+	case d.charged:
+		return t.before < r.need
 	}
 	return t.bucket.tokens < r.need
 }

@@ -62,9 +62,11 @@ func (e *Engine) endDrain() {
 		nowNS := e.clock.NowNS()
 		g.serve(nowNS)
 		for _, w := range g.waiters() {
-			g.dismiss(w, nowNS)
+			if w.state == queued { // else the one before it had kept its tokens
+				g.dismiss(w, nowNS)
+				g.serve(nowNS)
+			}
 		}
-		g.serve(nowNS)
 		g.mu.Unlock()
 	}
 }
@@ -88,14 +90,17 @@ func (g *gate) dismissAfter(deadlineNS, nowNS int64) {
 
 // syncWaiting is sync with the gateway's name as a waiter's request wrote it.
 func (g *gate) syncWaiting(t *limits.Table, nowNS int64) {
-	for _, l := range g.lanes {
-		for w := l.first; w != nil; w = w.next {
-			for i := range w.decision.request.Descriptors {
-				if desc := &w.decision.request.Descriptors[i]; desc.HasGateway {
-					g.sync(t, desc.Gateway, nowNS)
-					return
-				}
-			}
+	w := g.stuck.first
+	if len(g.lanes) > 0 {
+		w = g.lanes[0].first
+	}
+	if w == nil {
+		return
+	}
+	for i := range w.decision.request.Descriptors {
+		if desc := &w.decision.request.Descriptors[i]; desc.HasGateway {
+			g.sync(t, desc.Gateway, nowNS)
+			return
 		}
 	}
 }

@@ -117,12 +117,12 @@ func boundByDeadline(maxWait, left time.Duration) time.Duration {
 // decide answers r at nowNS. held = it waits in d.waiter, and d is not to be touched before
 // its turn came.
 func (e *Engine) decide(nowNS int64, r *Request, maxWaitNS int64, d *Decision) (held bool, err error) {
-	table := e.current.Load()
-	if table == nil {
+	if e.current.Load() == nil {
 		return false, ErrNoTable
 	}
 	d.reset(r)
 	e.lockGates(r, d)
+	table := e.current.Load() // below the locks, so that no gate ever goes back to an older one
 	for i, g := range d.gateOf {
 		if g != nil {
 			g.sync(table, r.Descriptors[i].Gateway, nowNS)
@@ -136,16 +136,20 @@ func (e *Engine) decide(nowNS int64, r *Request, maxWaitNS int64, d *Decision) (
 		d.admit()
 	case d.enqueue(maxWaitNS, nowNS):
 		held = true
+		if newest := e.current.Load(); newest != table { // Replan may have missed the new waiter
+			d.gates[0].syncWaiting(newest, nowNS)
+		}
 	default:
 		d.refuse()
 	}
+	grown := len(d.takes) + len(d.gates)
 	for _, g := range d.gates {
 		g.serve(nowNS)
 		g.evictOwn(nowNS)
 		g.mu.Unlock()
 	}
 	if e.dynamic.Load() > int64(e.cfg.MaxBuckets) {
-		e.evict(nowNS)
+		e.evict(grown, nowNS)
 	}
 	return held, nil
 }

@@ -88,8 +88,8 @@ func (g *gate) evictable(nowNS int64) *bucket {
 	for range evictionSample {
 		b := g.dynamic[rand.IntN(len(g.dynamic))] //nolint:gosec // a sample, not a secret
 		switch {
-		case b.queued > 0:
-		case b.fullAt(nowNS):
+		case b.pins > 0:
+		case g.fullAt(b, nowNS):
 			return b
 		case best == nil || b.lastNS < best.lastNS:
 			best = b
@@ -104,7 +104,7 @@ func (g *gate) evictOne(nowNS int64) {
 	if b == nil {
 		return
 	}
-	if b.fullAt(nowNS) {
+	if g.fullAt(b, nowNS) {
 		g.engine.evictedFull.Add(1)
 	} else {
 		g.engine.evictedUsed.Add(1)
@@ -148,10 +148,26 @@ func (g *gate) remove() {
 	e.gates.Add(-1)
 }
 
-// evict brings the number of bounded buckets back to MaxBuckets. The gates that are busy are
-// passed over, so that a bucket or two per request in flight may be too many for a moment.
-func (e *Engine) evict(nowNS int64) {
-	for tries := 0; tries < 4*evictionSample && e.dynamic.Load() > int64(e.cfg.MaxBuckets); tries++ {
+// fullAt tells whether nothing is lost with the bucket. One that has not met the newest rules
+// yet is full for sure only if it was before they came: they may refill it slower.
+func (g *gate) fullAt(b *bucket, nowNS int64) bool {
+	if g.behind(b) {
+		nowNS = min(nowNS, g.changedNS)
+	}
+	return b.fullAt(nowNS)
+}
+
+// behind tells whether the bucket has not met the newest rules. The limit of an override is
+// part of its key and never changes.
+func (g *gate) behind(b *bucket) bool {
+	return b.gen != g.gen && b.limit != nil && b.limit.Gateway != ""
+}
+
+// evict brings the number of bounded buckets back to MaxBuckets after a request that may have
+// made grown new ones. The gates that are busy are passed over, so that a bucket or two per
+// request in flight may be too many for a moment.
+func (e *Engine) evict(grown int, nowNS int64) {
+	for tries := 0; tries < 4*evictionSample+grown && e.dynamic.Load() > int64(e.cfg.MaxBuckets); tries++ {
 		if g := e.victim(nowNS); g != nil {
 			g.evictOne(nowNS)
 			g.mu.Unlock()
@@ -175,7 +191,7 @@ func (e *Engine) victim(nowNS int64) *gate {
 			continue
 		}
 		age := b.lastNS
-		if b.fullAt(nowNS) {
+		if g.fullAt(b, nowNS) {
 			age = -1
 		}
 		if best != nil && age >= oldest {

@@ -49,6 +49,7 @@ type gateName struct {
 // queue are the waiters of a gate.
 type queue struct {
 	lanes    []*lane // in the order of their turns
+	stuck    lane    // those who can never pass since the limits changed
 	byKey    map[string]*lane
 	waiting  int
 	seq      uint64 // numbers the arrivals
@@ -77,7 +78,7 @@ func shortName(s string) string {
 // sync takes over the table in force. gateway is the name as the request wrote it: the gate
 // itself keeps only the hash of a long one.
 func (g *gate) sync(t *limits.Table, gateway string, nowNS int64) {
-	if g.tableSeq == t.Seq() {
+	if t.Seq() <= g.tableSeq {
 		return
 	}
 	g.tableSeq = t.Seq()
@@ -90,18 +91,28 @@ func (g *gate) sync(t *limits.Table, gateway string, nowNS int64) {
 	if g.gen > 0 && rules.Equal(g.rules) {
 		return
 	}
+	atNS := min(t.AtNS(), nowNS)
 	if g.waiting > 0 {
-		g.serve(min(t.AtNS(), nowNS)) // turns that came before the change
+		g.serve(atNS) // turns that came before the change
 	}
 	g.rules, g.changedNS = rules, t.AtNS()
 	g.gen++
 	g.gatewayRow = rules.Gateway("")
 	if g.gatewayRow == nil && g.own.limit != nil && g.own.limit != g.engine.fallback {
-		g.own = bucket{mark: g.own.mark, queued: g.own.queued} // the row was deleted: its usage is forgotten
+		g.own = bucket{} // the row was deleted: its usage is forgotten
 	}
 	if g.waiting > 0 {
-		g.requeue(nowNS)
+		g.requeue(atNS)
 	}
+}
+
+// tookOverNS is the instant at which l took over b: that of the last change of rules, or l's
+// own where more than one change was missed.
+func (g *gate) tookOverNS(b *bucket, l *limits.Limit) int64 {
+	if b.gen+1 == g.gen || l.SinceNS() < b.lastNS {
+		return g.changedNS
+	}
+	return l.SinceNS()
 }
 
 // writtenOut tells whether the row of l names the gate and the endpoint themselves.
@@ -116,7 +127,7 @@ func (g *gate) gatewayBucket(nowNS int64) (b *bucket, found bool) {
 	if l == nil || !l.Enabled {
 		return nil, l != nil
 	}
-	g.own.adopt(l, g.changedNS, nowNS)
+	g.settleOn(&g.own, l, nowNS)
 	return &g.own, true
 }
 
@@ -126,7 +137,7 @@ func (g *gate) fallbackBucket(nowNS int64) *bucket {
 	if g.engine.fallback == nil {
 		return nil
 	}
-	g.own.adopt(g.engine.fallback, g.changedNS, nowNS)
+	g.settleOn(&g.own, g.engine.fallback, nowNS)
 	return &g.own
 }
 
@@ -183,8 +194,8 @@ func (g *gate) overrideBucket(key []byte, d *Descriptor, nowNS int64) *bucket {
 }
 
 func (g *gate) settleOn(b *bucket, l *limits.Limit, nowNS int64) {
+	b.adopt(l, g.tookOverNS(b, l), nowNS)
 	b.gen = g.gen
-	b.adopt(l, g.changedNS, nowNS)
 }
 
 func (g *gate) addEndpoint(key string) *bucket {
@@ -245,7 +256,7 @@ const maxOverrideKey = 1024
 
 // drop forgets a bucket, unless a waiter needs it.
 func (g *gate) drop(b *bucket) {
-	if b == nil || b.queued > 0 {
+	if b == nil || b.pins > 0 {
 		return
 	}
 	g.setDynamic(b, false)

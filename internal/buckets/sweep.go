@@ -2,6 +2,8 @@ package buckets
 
 import (
 	"context"
+	"encoding/binary"
+	"math"
 	"time"
 
 	"github.com/tps-agent/ratelimitd/internal/limits"
@@ -30,16 +32,17 @@ func (e *Engine) Run(ctx context.Context) error {
 // row was deleted, gates with neither. It brings every gate up to the table in force, so that
 // older tables can be freed. No gate is locked for longer than it takes to look at some
 // thousand buckets; written-out endpoints of a larger gate are looked at when they are used.
-func (e *Engine) Sweep() {
-	table := e.current.Load()
-	if table == nil {
+func (e *Engine) Sweep() { e.sweep(e.clock.NowNS()) }
+
+func (e *Engine) sweep(nowNS int64) {
+	if e.current.Load() == nil {
 		return
 	}
 	var gates []*gate
 	for i := range e.shards {
 		gates = e.shards[i].appendTo(gates[:0])
 		for _, g := range gates {
-			e.sweepGate(g, table)
+			e.sweepGate(g, nowNS)
 		}
 	}
 }
@@ -55,53 +58,122 @@ func (s *gateShard) appendTo(gates []*gate) []*gate {
 	return gates
 }
 
-func (e *Engine) sweepGate(g *gate, table *limits.Table) {
-	for start := 0; ; start += sweepChunk {
+func (e *Engine) sweepGate(g *gate, nowNS int64) {
+	for unseen := math.MaxInt; unseen > 0; {
 		g.mu.Lock()
-		done := g.dead || g.sweepChunk(table, start, e.clock.NowNS())
+		unseen = g.sweepChunk(e.current.Load(), unseen, nowNS)
 		g.mu.Unlock()
-		if done {
-			return
-		}
 	}
 }
 
-// sweepChunk looks at some of the gate's bounded buckets, from the end so that what is dropped
-// moves nothing that is still to be seen. It returns true when there are no more.
-func (g *gate) sweepChunk(table *limits.Table, start int, nowNS int64) bool {
-	if !g.hashed() {
-		g.sync(table, g.name.gateway, nowNS)
+// sweepChunk looks at some of the first unseen of the gate's bounded buckets, from the end so
+// that what is dropped moves nothing that is still to be seen. It returns how many are left.
+func (g *gate) sweepChunk(table *limits.Table, unseen int, nowNS int64) int {
+	if g.dead || !g.syncByName(table, nowNS) {
+		return 0
 	}
-	end := max(len(g.dynamic)-start, 0)
-	for i := end - 1; i >= max(end-sweepChunk, 0); i-- {
-		if b := g.dynamic[i]; b.fullAt(nowNS) {
-			g.drop(b)
-		}
+	g.serve(nowNS)
+	unseen = min(unseen, len(g.dynamic))
+	rest := max(unseen-sweepChunk, 0)
+	for i := unseen - 1; i >= rest; i-- {
+		g.sweepBucket(g.dynamic[i], nowNS)
 	}
-	if end > sweepChunk {
-		return false
+	if rest == 0 {
+		g.sweepRest(nowNS)
 	}
-	if len(g.endpoints) <= 4*sweepChunk {
-		g.sweepEndpoints(nowNS)
+	return rest
+}
+
+// syncByName takes over the table in force, and returns false where it cannot: the gate knows
+// only the hash of its gateway, so that patterns can be matched only when a request brings the
+// name. Until then its buckets are left to the bound.
+func (g *gate) syncByName(table *limits.Table, nowNS int64) bool {
+	if !g.name.none && isHash(g.name.gateway) {
+		return g.tableSeq == table.Seq()
 	}
-	if g.waiting == 0 && len(g.endpoints) == 0 && len(g.others) == 0 && g.own.fullAt(nowNS) {
-		g.remove()
-	}
+	g.sync(table, g.name.gateway, nowNS)
 	return true
 }
 
-// sweepEndpoints drops the buckets whose row is gone or that are full.
+// sweepRest looks at the written-out endpoints and the gate itself.
+func (g *gate) sweepRest(nowNS int64) {
+	if len(g.endpoints) <= 4*sweepChunk {
+		g.sweepEndpoints(nowNS)
+	}
+	g.bringUp(&g.own, g.ownLimit(), nowNS)
+	if g.waiting == 0 && len(g.endpoints) == 0 && len(g.others) == 0 && g.fullAt(&g.own, nowNS) {
+		g.remove()
+	}
+}
+
+// ownLimit is what the gateway's own bucket counts for under the newest rules.
+func (g *gate) ownLimit() *limits.Limit {
+	if g.gatewayRow == nil && g.own.limit == g.engine.fallback {
+		return g.engine.fallback
+	}
+	return g.gatewayRow
+}
+
+// sweepEndpoints looks at the endpoints that rows write out; the others are in dynamic.
 func (g *gate) sweepEndpoints(nowNS int64) {
-	for key, b := range g.endpoints {
-		gone := b.gen != g.gen && !isHash(key) && g.rules.Endpoint(key, "") == nil
-		if gone || b.fullAt(nowNS) {
-			g.drop(b)
+	for _, b := range g.endpoints {
+		if b.dynamic == 0 {
+			g.sweepBucket(b, nowNS)
 		}
 	}
 }
 
-// hashed tells whether the gate knows only the hash of its gateway, so that patterns can be
-// matched only when a request brings the name.
-func (g *gate) hashed() bool { return isHash(g.name.gateway) }
+// sweepBucket brings the bucket up to the newest rules, so that the next change finds when
+// this one came, and drops it if its row is gone or it is full.
+func (g *gate) sweepBucket(b *bucket, nowNS int64) {
+	if l, known := g.rowOf(b); known && g.behind(b) {
+		if l == nil {
+			g.drop(b)
+			return
+		}
+		g.bringUp(b, l, nowNS)
+	}
+	if g.fullAt(b, nowNS) {
+		g.drop(b)
+	}
+}
 
+// bringUp lets the bucket meet its row l, which may be nil. Under a disabled one its state
+// stays, at the rate that it had.
+func (g *gate) bringUp(b *bucket, l *limits.Limit, nowNS int64) {
+	switch {
+	case l == nil || !g.behind(b):
+	case l.Enabled:
+		g.settleOn(b, l, nowNS)
+	default:
+		b.advance(nowNS)
+	}
+}
+
+// rowOf looks up the row of an endpoint or per bucket by its key. It is not known where the
+// key holds only the hash of an endpoint, which patterns cannot be matched with.
+func (g *gate) rowOf(b *bucket) (l *limits.Limit, known bool) {
+	if !b.other {
+		return g.rules.Endpoint(b.key, ""), !isHash(b.key)
+	}
+	key := levelKey(b.key[1:])
+	switch b.key[0] {
+	case 'g':
+		per, _ := key.cutName()
+		return g.rules.Gateway(per), !isHash(per)
+	case 'e':
+		per, rest := key.cutName()
+		endpoint, _ := rest.cutName()
+		return g.rules.Endpoint(endpoint, per), !isHash(per) && !isHash(endpoint)
+	}
+	return nil, false
+}
+
+// cutName takes the first name off what name has written.
+func (k levelKey) cutName() (name string, rest levelKey) {
+	n, size := binary.Uvarint(k)
+	return string(k[size : size+int(n)]), k[size+int(n):] //nolint:gosec // the length of a name that was in memory
+}
+
+// isHash tells whether shortName has replaced a name.
 func isHash(name string) bool { return len(name) > 0 && name[0] == 0 }

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -30,7 +31,12 @@ func New(server, token string) *Client {
 	if !strings.Contains(server, "://") {
 		server = "http://" + server
 	}
-	return &Client{base: strings.TrimRight(server, "/"), token: token, http: http.Client{Timeout: 35 * time.Minute}}
+	const longestHold = 30 * time.Minute // of a decision
+	return &Client{base: strings.TrimRight(server, "/"), token: token, http: http.Client{
+		Timeout: longestHold + 5*time.Minute,
+		// A redirect makes a GET of PUT and DELETE, whose answer would look like a success.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
 }
 
 // UseTLS names PEM files for an https server: the authority of its certificate (empty = those of the
@@ -68,6 +74,9 @@ func (c *Client) ListLimits(ctx context.Context) ([]limits.Row, error) {
 		Limits []limits.Row `json:"limits"`
 	}
 	err := c.call(ctx, http.MethodGet, "/api/v1/limits", nil, &out)
+	if err == nil && out.Limits == nil {
+		err = fmt.Errorf("reading the answer of %s: it holds no limits", c.base+"/api/v1/limits")
+	}
 	return out.Limits, err
 }
 
@@ -79,6 +88,9 @@ func (c *Client) PutLimit(ctx context.Context, row limits.Row) (limits.Row, erro
 		return out, fmt.Errorf("encoding the limit: %w", err)
 	}
 	err = c.call(ctx, http.MethodPut, "/api/v1/limits", body, &out)
+	if err == nil && out.Gateway != row.Gateway {
+		err = fmt.Errorf("reading the answer of %s: it is not the limit that was sent", c.base+"/api/v1/limits")
+	}
 	return out, err
 }
 
@@ -96,40 +108,52 @@ type Decision struct {
 
 // Check asks for a decision on a RateLimitRequest in proto3 JSON.
 func (c *Client) Check(ctx context.Context, request []byte) (Decision, error) {
-	code, body, err := c.do(ctx, http.MethodPost, "/json", request)
+	a, err := c.do(ctx, http.MethodPost, "/json", request)
 	if err != nil {
 		return Decision{}, err
 	}
-	if code != http.StatusOK && code != http.StatusTooManyRequests {
-		return Decision{}, refused(code, body)
+	if a.code != http.StatusOK && a.code != http.StatusTooManyRequests {
+		return Decision{}, a.refused()
 	}
-	return Decision{Allowed: code == http.StatusOK, Body: body}, nil
+	return Decision{Allowed: a.code == http.StatusOK, Body: a.body}, nil
 }
 
+// call reads the answer into out; where that is nil, the answer must have no content.
 func (c *Client) call(ctx context.Context, method, path string, in []byte, out any) error {
-	code, body, err := c.do(ctx, method, path, in)
+	a, err := c.do(ctx, method, path, in)
 	if err != nil {
 		return err
 	}
-	if code >= 300 {
-		return refused(code, body)
+	want := http.StatusOK
+	if out == nil {
+		want = http.StatusNoContent
+	}
+	if a.code != want {
+		return a.refused()
 	}
 	if out == nil {
 		return nil
 	}
-	if err := json.Unmarshal(body, out); err != nil {
+	if err := json.Unmarshal(a.body, out); err != nil {
 		return fmt.Errorf("reading the answer of %s %s: %w", method, c.base+path, err)
 	}
 	return nil
 }
 
+// answer is what a server has sent.
+type answer struct {
+	code     int
+	body     []byte
+	location string // where a redirect points
+}
+
 // maxAnswer bounds what is read of an answer.
 const maxAnswer = 1 << 30
 
-func (c *Client) do(ctx context.Context, method, path string, in []byte) (code int, body []byte, err error) {
+func (c *Client) do(ctx context.Context, method, path string, in []byte) (answer, error) {
 	req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(in))
 	if err != nil {
-		return 0, nil, fmt.Errorf("preparing %s %s: %w", method, c.base+path, err)
+		return answer{}, fmt.Errorf("preparing %s %s: %w", method, c.base+path, err)
 	}
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
@@ -139,23 +163,29 @@ func (c *Client) do(ctx context.Context, method, path string, in []byte) (code i
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return 0, nil, err
+		return answer{}, err
 	}
 	defer resp.Body.Close()
-	body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
-		return 0, nil, fmt.Errorf("reading the answer of %s %s: %w", method, c.base+path, err)
+		return answer{}, fmt.Errorf("reading the answer of %s %s: %w", method, c.base+path, err)
 	}
-	return resp.StatusCode, body, nil
+	return answer{resp.StatusCode, body, resp.Header.Get("Location")}, nil
 }
 
-// refused turns a problem into an error.
-func refused(code int, body []byte) error {
+// refused turns an answer that was not wanted into an error.
+func (a answer) refused() error {
+	said := strings.TrimSpace(fmt.Sprintf("the server answered %d %s", a.code, http.StatusText(a.code)))
 	var p struct {
 		Detail string `json:"detail"`
 	}
-	if err := json.Unmarshal(body, &p); err != nil || p.Detail == "" {
-		return fmt.Errorf("the server answered %d %s", code, http.StatusText(code))
+	switch err := json.Unmarshal(a.body, &p); {
+	case err == nil && p.Detail != "":
+		return fmt.Errorf("%s: %s", said, p.Detail)
+	case a.location != "":
+		return fmt.Errorf("%s: it points to %s", said, a.location)
+	case a.code < http.StatusBadRequest:
+		return fmt.Errorf("%s, as ratelimitd never does here", said)
 	}
-	return fmt.Errorf("the server answered %d %s: %s", code, http.StatusText(code), p.Detail)
+	return errors.New(said)
 }

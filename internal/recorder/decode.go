@@ -16,6 +16,7 @@ const metadataNamespace = "envoy.filters.http.ratelimit"
 // entry is what is taken from one HTTPAccessLogEntry. Its strings alias the message.
 type entry struct {
 	logType     int32
+	underway    bool            // says that the request goes on
 	start       secondsAndNanos // since 1970; zero = not told
 	took        secondsAndNanos // with what the request was held
 	cluster     string
@@ -38,10 +39,10 @@ type decision struct {
 	waitedMS  float64
 }
 
-// counted tells whether the entry is the end of a request. Older Envoys send no type.
+// counted tells whether the entry is the end of a request. Older Envoys send no type, the flag only.
 func (e *entry) counted() bool {
 	const notSet, downstreamEnd = 0, 6
-	return e.logType == notSet || e.logType == downstreamEnd
+	return !e.underway && (e.logType == notSet || e.logType == downstreamEnd)
 }
 
 // visitor takes what is in a message.
@@ -103,7 +104,11 @@ func (e *entry) decode(b []byte) error {
 }
 
 func (e *entry) commonField(num protowire.Number, v wire.Value) error {
-	if n, ok := v.Varint(); ok && num == 33 {
+	n, isVarint := v.Varint()
+	switch {
+	case isVarint && num == 27:
+		e.underway = n != 0
+	case isVarint && num == 33:
 		e.logType = int32(n) //nolint:gosec // protobuf keeps the low 32 bits
 	}
 	b, ok := v.Bytes()

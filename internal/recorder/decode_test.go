@@ -39,10 +39,11 @@ func stock(e *logpb.HTTPAccessLogEntry) entry {
 	c, r := e.GetCommonProperties(), e.GetResponse()
 	fields := c.GetMetadata().GetFilterMetadata()[metadataNamespace].GetFields()
 	return entry{
-		logType: int32(c.GetAccessLogType()),
-		start:   secondsAndNanos{c.GetStartTime().GetSeconds(), c.GetStartTime().GetNanos()},
-		took:    secondsAndNanos{c.GetDuration().GetSeconds(), c.GetDuration().GetNanos()},
-		cluster: c.GetUpstreamCluster(), route: c.GetRouteName(), rateLimited: c.GetResponseFlags().GetRateLimited(),
+		logType:  int32(c.GetAccessLogType()),
+		underway: c.GetIntermediateLogEntry(), //nolint:staticcheck // older Envoys have nothing else
+		start:    secondsAndNanos{c.GetStartTime().GetSeconds(), c.GetStartTime().GetNanos()},
+		took:     secondsAndNanos{c.GetDuration().GetSeconds(), c.GetDuration().GetNanos()},
+		cluster:  c.GetUpstreamCluster(), route: c.GetRouteName(), rateLimited: c.GetResponseFlags().GetRateLimited(),
 		status: r.GetResponseCode().GetValue(), grpcHeader: r.GetResponseHeaders()["grpc-status"], grpcTrailer: r.GetResponseTrailers()["grpc-status"],
 		tagGateway: c.GetCustomTags()["gateway"], tagEndpoint: c.GetCustomTags()["endpoint"],
 		decision: decision{
@@ -126,6 +127,7 @@ func unusual() map[string][]byte {
 	}
 	return map[string][]byte{
 		"scalars twice":                oneEntry(common(text(15, "a"), text(15, "b"), varint(33, 5), varint(33, 6))),
+		"under way, and not":           oneEntry(common(varint(27, 1), varint(27, 0), varint(33, 0))),
 		"messages twice":               oneEntry(common(field(5, varint(1, 7)), field(5, varint(2, 8)), field(23, varint(1, 1)), field(23, varint(2, 2))), common(text(19, "r"))),
 		"a time made whole by parts":   oneEntry(common(field(5, varint(2, 5)), field(5, varint(1, 1_790_000_000)))),
 		"a negative time, then a good": oneEntry(common(field(5, varint(1, math.MaxUint64), varint(2, 9)), field(5, varint(1, 12)))),
@@ -244,7 +246,9 @@ func seeds(tb testing.TB) [][]byte {
 	for _, b := range unusual() {
 		all = append(all, b)
 	}
-	return append(all, oneEntry(common(text(15, "\xff\x00"), field(22, text(1, "endpoint"), text(2, "\xe9")))))
+	tcp, cut := field(3, field(1, common(text(15, "db"))), field(1)), field(2, field(1, common(text(15, "a"))), []byte{0x0a, 0x7f})
+	return append(all, tcp, append(tcp, all[0]...), cut, append(cut, all[0]...), []byte("GET / HTTP/1.1"),
+		oneEntry(common(varint(27, 1))), oneEntry(common(text(15, "\xff\x00"), field(22, text(1, "endpoint"), text(2, "\xe9")))))
 }
 
 func FuzzDecodeAccessLogs(f *testing.F) {
@@ -258,6 +262,48 @@ func FuzzDecodeAccessLogs(f *testing.F) {
 			assertStorable(t, got.entries[i].transaction(receivedAt))
 		}
 	})
+}
+
+// FuzzDecodeEntry puts any bytes as an entry between two good ones, which it must not touch.
+func FuzzDecodeEntry(f *testing.F) {
+	for _, b := range seeds(f) {
+		for _, list := range fieldsOf(b, 2) {
+			for _, e := range fieldsOf(list, 1) {
+				f.Add(e)
+			}
+		}
+	}
+	f.Add([]byte{0x0a, 0x7f, 'x'})
+	f.Fuzz(func(t *testing.T, e []byte) {
+		b := field(2, field(1, common(text(15, "before"))), field(1, e), field(1, common(text(15, "after"))))
+		got := decodeAll(b)
+		assertLikeStock(t, b, got)
+		n := len(got.entries)
+		if n < 2 || n+len(got.faults) != 3 || got.tcp != 0 {
+			t.Fatalf("entry %x between good ones: %d entries, %d TCP entries, faults %v; want three, one of which may be a fault", e, n, got.tcp, got.faults)
+		}
+		want := []entry{{cluster: "before"}, {cluster: "after"}}
+		if diff := cmp.Diff(want, []entry{got.entries[0], got.entries[n-1]}, exactly); diff != "" {
+			t.Errorf("entry %x: its neighbours (-want +got):\n%s", e, diff)
+		}
+	})
+}
+
+// fieldsOf returns the contents of a field of bytes.
+func fieldsOf(b []byte, wanted protowire.Number) (all [][]byte) {
+	for len(b) > 0 {
+		num, kind, n := protowire.ConsumeField(b)
+		if n < 0 {
+			return all
+		}
+		if num == wanted && kind == protowire.BytesType {
+			_, _, tag := protowire.ConsumeTag(b)
+			content, _ := protowire.ConsumeBytes(b[tag:])
+			all = append(all, content)
+		}
+		b = b[n:]
+	}
+	return all
 }
 
 // FuzzDecodeMetadata lets the fuzzer into the values that decide about names and throttling, which

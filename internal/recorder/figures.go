@@ -3,6 +3,7 @@ package recorder
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -28,10 +29,28 @@ type seriesKey struct{ domain, gateway, endpoint string }
 
 const otherName = "other"
 
+// Outcomes of a transaction. One that was refused by a limit is no success.
+const (
+	outcomeSuccess = iota
+	outcomeFailure
+	outcomeThrottled
+	outcomeKinds
+)
+
+func outcome(t *Transaction) int {
+	switch {
+	case t.Throttled:
+		return outcomeThrottled
+	case t.Success:
+		return outcomeSuccess
+	}
+	return outcomeFailure
+}
+
 // series are the figures of one name.
 type series struct {
 	key       seriesKey
-	total     [2][2]prometheus.Counter // by success, throttled
+	total     [outcomeKinds]prometheus.Counter
 	duration  prometheus.Observer
 	waited    prometheus.Counter
 	requests  atomic.Uint64
@@ -70,7 +89,7 @@ func (f *figures) add(t *Transaction) {
 	s := f.series(seriesKey{t.Domain, t.Gateway, t.Endpoint})
 	s.requests.Add(1)
 	s.totalUS.Add(t.Duration.Microseconds())
-	s.total[index(t.Success)][index(t.Throttled)].Inc()
+	s.total[outcome(t)].Inc()
 	s.duration.Observe(t.Duration.Seconds())
 	if !t.Success {
 		s.failed.Add(1)
@@ -82,13 +101,6 @@ func (f *figures) add(t *Transaction) {
 		s.held.Add(1)
 		s.waited.Add(t.Waited.Seconds())
 	}
-}
-
-func index(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 func (f *figures) series(key seriesKey) *series {
@@ -120,11 +132,9 @@ func (f *figures) newSeries(key seriesKey) *series {
 		duration: f.duration.WithLabelValues(key.domain, key.gateway, key.endpoint),
 		waited:   f.waited.WithLabelValues(key.domain, key.gateway, key.endpoint),
 	}
-	for _, success := range [2]bool{false, true} {
-		for _, throttled := range [2]bool{false, true} {
-			s.total[index(success)][index(throttled)] = f.total.WithLabelValues(key.domain, key.gateway, key.endpoint,
-				strconv.FormatBool(success), strconv.FormatBool(throttled))
-		}
+	for i := range s.total {
+		s.total[i] = f.total.WithLabelValues(key.domain, key.gateway, key.endpoint,
+			strconv.FormatBool(i == outcomeSuccess), strconv.FormatBool(i == outcomeThrottled))
 	}
 	return s
 }
@@ -149,13 +159,12 @@ type EndpointStats struct {
 }
 
 func (f *figures) stats() Stats {
-	f.mu.RLock()
-	defer f.mu.RUnlock()
-	st := Stats{Transactions: f.received.Load(), Endpoints: make([]EndpointStats, 0, len(f.byName))}
-	for key, s := range f.byName {
+	all := f.all()
+	st := Stats{Transactions: f.received.Load(), Endpoints: make([]EndpointStats, 0, len(all))}
+	for _, s := range all {
 		n := s.requests.Load()
 		st.Endpoints = append(st.Endpoints, EndpointStats{
-			Domain: key.domain, Gateway: key.gateway, Endpoint: key.endpoint,
+			Domain: s.key.domain, Gateway: s.key.gateway, Endpoint: s.key.endpoint,
 			Transactions: n, Failed: s.failed.Load(), Throttled: s.throttled.Load(), Held: s.held.Load(),
 			MeanMS: float64(s.totalUS.Load()) / float64(max(n, 1)) / 1000,
 		})
@@ -164,4 +173,11 @@ func (f *figures) stats() Stats {
 		return cmp.Or(cmp.Compare(a.Domain, b.Domain), cmp.Compare(a.Gateway, b.Gateway), cmp.Compare(a.Endpoint, b.Endpoint))
 	})
 	return st
+}
+
+// all returns every series, in no order. Sorting them takes long, and would keep new names out.
+func (f *figures) all() []*series {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return slices.Collect(maps.Values(f.byName))
 }

@@ -82,20 +82,42 @@ func lockPartitions(ctx context.Context, tx pgx.Tx) error {
 // attachPartition makes the partition and moves into it what the default one has of its day, since
 // Postgres refuses a partition while the default one holds rows of its range.
 func attachPartition(ctx context.Context, tx pgx.Tx, name string, day time.Time) error {
-	low, high := day.Format(time.RFC3339), day.AddDate(0, 0, 1).Format(time.RFC3339)
+	from, err := defaultPartition(ctx, tx)
+	if err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, fmt.Sprintf("CREATE TABLE %s (LIKE tps_metrics INCLUDING ALL)", name)); err != nil {
+		return err
+	}
+	if from != "" {
+		if err := moveRows(ctx, tx, from, name, day); err != nil {
+			return err
+		}
+	}
+	_, err = tx.Exec(ctx, fmt.Sprintf("ALTER TABLE tps_metrics ATTACH PARTITION %s FOR VALUES FROM ('%s') TO ('%s')",
+		name, day.Format(time.RFC3339), day.AddDate(0, 0, 1).Format(time.RFC3339)))
+	return err
+}
+
+// defaultPartition is fit to be written into SQL, and empty where somebody has removed it.
+func defaultPartition(ctx context.Context, tx pgx.Tx) (name string, err error) {
+	err = tx.QueryRow(ctx, `SELECT coalesce(
+		(SELECT partdefid::regclass::text FROM pg_partitioned_table WHERE partrelid = 'tps_metrics'::regclass AND partdefid <> 0), '')`).Scan(&name)
+	return name, err
+}
+
+// moveRows moves the rows of a day, unless they are too many.
+func moveRows(ctx context.Context, tx pgx.Tx, from, to string, day time.Time) error {
+	next := day.AddDate(0, 0, 1)
 	var rows int
-	const count = `SELECT count(*) FROM (SELECT FROM tps_metrics_default WHERE timestamp >= $1 AND timestamp < $2 LIMIT $3) r`
-	if err := tx.QueryRow(ctx, count, day, day.AddDate(0, 0, 1), mostMoved+1).Scan(&rows); err != nil {
+	count := fmt.Sprintf("SELECT count(*) FROM (SELECT FROM %s WHERE timestamp >= $1 AND timestamp < $2 LIMIT $3) r", from)
+	if err := tx.QueryRow(ctx, count, day, next, mostMoved+1).Scan(&rows); err != nil {
 		return err
 	}
 	if rows > mostMoved {
 		return &crowdedError{day}
 	}
-	// Names and times are made here, of nothing but the day.
-	_, err := tx.Exec(ctx, fmt.Sprintf(`
-		CREATE TABLE %[1]s (LIKE tps_metrics INCLUDING ALL);
-		WITH moved AS (DELETE FROM tps_metrics_default WHERE timestamp >= '%[2]s' AND timestamp < '%[3]s' RETURNING *)
-			INSERT INTO %[1]s SELECT * FROM moved;
-		ALTER TABLE tps_metrics ATTACH PARTITION %[1]s FOR VALUES FROM ('%[2]s') TO ('%[3]s')`, name, low, high))
+	_, err := tx.Exec(ctx, fmt.Sprintf(`WITH moved AS (DELETE FROM %s WHERE timestamp >= $1 AND timestamp < $2 RETURNING *)
+		INSERT INTO %s SELECT * FROM moved`, from, to), day, next)
 	return err
 }

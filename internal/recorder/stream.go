@@ -46,7 +46,7 @@ func streamAccessLogs(srv any, stream grpc.ServerStream) error {
 	case err := <-ended:
 		return err
 	case <-idle.C:
-		return nil // which ends receive as well
+		return stream.SendMsg(&message{}) // the end of the stream ends receive as well
 	}
 }
 
@@ -62,7 +62,7 @@ func (r *Recorder) receive(stream grpc.ServerStream) error {
 		}
 		select {
 		case <-r.closing:
-			return nil
+			return stream.SendMsg(&m)
 		default:
 		}
 	}

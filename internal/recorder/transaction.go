@@ -15,7 +15,7 @@ type Transaction struct {
 	At         time.Time     // when it ended
 	Duration   time.Duration // less Waited
 	Waited     time.Duration // held by a limit
-	StatusCode int           // 0 = no response
+	StatusCode int32         // 0 = no response
 	Success    bool
 	Throttled  bool // refused by a limit
 }
@@ -31,7 +31,7 @@ const maxHold = 30 * time.Minute
 
 // transaction says what an entry means. receivedAt stands in where the entry has no time.
 func (e *entry) transaction(receivedAt time.Time) Transaction {
-	t := Transaction{Domain: clean(e.decision.domain), StatusCode: int(min(e.status, 999))}
+	t := Transaction{Domain: clean(e.decision.domain), StatusCode: int32(min(e.status, 999))}
 	t.Gateway, t.Endpoint = e.names()
 	took := e.took.duration(longest)
 	t.Waited = e.decision.waited()

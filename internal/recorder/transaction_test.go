@@ -23,7 +23,7 @@ func named(gateway, endpoint string) want {
 	return func(t *Transaction) { t.Gateway, t.Endpoint = gateway, endpoint }
 }
 
-func ended(code int, success bool) want {
+func ended(code int32, success bool) want {
 	return func(t *Transaction) { t.StatusCode, t.Success = code, success }
 }
 

@@ -22,8 +22,8 @@ func appendAnswer(b []byte, r *Request, d *buckets.Decision, withHeaders bool) [
 	for i := range d.Statuses {
 		b = appendMessage(b, 2, func(b []byte) []byte { return appendStatus(b, &d.Statuses[i], r.fields[i].unit) })
 	}
-	if s := retryAfter(d); s != "" {
-		b = appendHeader(b, "retry-after", s)
+	if after, ok := retryAfter(d); ok {
+		b = appendHeader(b, "retry-after", after)
 	}
 	if withHeaders {
 		b = appendLimitHeaders(b, d)
@@ -63,22 +63,22 @@ func seconds(ns int64) uint64 {
 	return uint64((ns-1)/int64(time.Second) + 1)
 }
 
-// retryAfter is the largest wait of the refused descriptors in seconds, "" where one of them
-// can never pass, or none was refused.
-func retryAfter(d *buckets.Decision) string {
+// retryAfter is the largest wait of the refused descriptors in seconds; not ok where one of
+// them can never pass, or none was refused.
+func retryAfter(d *buckets.Decision) (longest uint64, ok bool) {
 	if d.Code != buckets.OverLimit {
-		return ""
+		return 0, false
 	}
-	longest := uint64(1)
+	longest = 1
 	for i := range d.Statuses {
 		if s := &d.Statuses[i]; s.Code == buckets.OverLimit {
 			if s.ResetNS == limits.Never {
-				return ""
+				return 0, false
 			}
 			longest = max(longest, seconds(s.ResetNS))
 		}
 	}
-	return strconv.FormatUint(longest, 10)
+	return longest, true
 }
 
 // appendLimitHeaders adds x-ratelimit-* of the status with the least remaining, the first on
@@ -93,12 +93,12 @@ func appendLimitHeaders(b []byte, d *buckets.Decision) []byte {
 	if picked == nil {
 		return b
 	}
-	b = appendHeader(b, "x-ratelimit-limit", strconv.FormatInt(picked.Limit.MaxTPS, 10))
-	b = appendHeader(b, "x-ratelimit-remaining", strconv.FormatInt(picked.Remaining, 10))
+	b = appendHeader(b, "x-ratelimit-limit", uint64(picked.Limit.MaxTPS))  //nolint:gosec // 0 to 2^32-1
+	b = appendHeader(b, "x-ratelimit-remaining", uint64(picked.Remaining)) //nolint:gosec // 0 to 2^32-1
 	if picked.ResetNS == limits.Never {
 		return b
 	}
-	return appendHeader(b, "x-ratelimit-reset", strconv.FormatUint(seconds(picked.ResetNS), 10))
+	return appendHeader(b, "x-ratelimit-reset", seconds(picked.ResetNS))
 }
 
 // describing is the descriptor that the metadata tells of: the one that denies, else the first
@@ -162,8 +162,11 @@ func appendStructField(b []byte, name string, value func([]byte) []byte) []byte 
 	})
 }
 
-func appendHeader(b []byte, name, value string) []byte {
-	return appendMessage(b, 3, func(b []byte) []byte { return appendString(appendString(b, 1, name), 2, value) })
+// appendHeader appends a header whose value is a number, as all are.
+func appendHeader(b []byte, name string, value uint64) []byte {
+	return appendMessage(b, 3, func(b []byte) []byte {
+		return appendMessage(appendString(b, 1, name), 2, func(b []byte) []byte { return strconv.AppendUint(b, value, 10) })
+	})
 }
 
 // appendVarint appends a field, or nothing for 0, which is the same in proto3.

@@ -33,8 +33,10 @@ func (s *Service) serveJSON(w http.ResponseWriter, r *http.Request) {
 		problem(w, http.StatusMethodNotAllowed, "method "+strconv.Quote(r.Method)+": /json takes POST")
 		return
 	}
+	s.metrics.json.Inc()
 	maxWait, err := parseMaxWait(r.Header)
 	if err != nil {
+		s.metrics.failed(codes.InvalidArgument)
 		problem(w, http.StatusBadRequest, err.Error())
 		return
 	}
@@ -50,7 +52,7 @@ func (s *Service) serveJSON(w http.ResponseWriter, r *http.Request) {
 		problem(w, http.StatusBadRequest, err.Error())
 		return
 	}
-	if err := s.decide(r.Context(), c, maxWait, "json"); err != nil {
+	if err := s.decide(r.Context(), c, maxWait); err != nil {
 		st := grpcStatus(r.Context(), err)
 		s.metrics.failed(st.Code())
 		problem(w, httpStatus(st.Code()), st.Message())
@@ -65,11 +67,11 @@ func parseMaxWait(h http.Header) (time.Duration, error) {
 	if v == "" {
 		return -1, nil
 	}
-	ms, err := strconv.ParseUint(v, 10, 32)
-	if err != nil {
+	ms, err := strconv.ParseUint(v, 10, 64)
+	if err != nil && !errors.Is(err, strconv.ErrRange) { // more than fits is as good as the most
 		return 0, fmt.Errorf("header %s %.64q: is not a whole number of milliseconds", maxWaitHeader, v)
 	}
-	return time.Duration(ms) * time.Millisecond, nil
+	return time.Duration(min(ms, uint64(buckets.MaxWait/time.Millisecond))) * time.Millisecond, nil
 }
 
 // readRequest returns the body in the wire format, or the status that says what is wrong.
@@ -105,8 +107,8 @@ func (s *Service) writeJSON(w http.ResponseWriter, c *call) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	if after := retryAfter(&c.decision); after != "" {
-		w.Header().Set("Retry-After", after)
+	if after, ok := retryAfter(&c.decision); ok {
+		w.Header().Set("Retry-After", strconv.FormatUint(after, 10))
 	}
 	if c.decision.Code == buckets.OverLimit {
 		w.WriteHeader(http.StatusTooManyRequests)

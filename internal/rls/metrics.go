@@ -26,6 +26,7 @@ type metrics struct {
 	series    map[seriesKey]prometheus.Counter
 }
 
+// seriesKey is a series by its names as [shown] makes them.
 type seriesKey struct {
 	domain, gateway, endpoint string
 	code                      string
@@ -91,14 +92,6 @@ func engineCollectors(engine *buckets.Engine) []prometheus.Collector {
 	}
 }
 
-func (m *metrics) received(protocol string) {
-	if protocol == "grpc" {
-		m.grpc.Inc()
-	} else {
-		m.json.Inc()
-	}
-}
-
 func (m *metrics) failed(code codes.Code) { m.errors.WithLabelValues(code.String()).Inc() }
 
 // decided counts one decision. took includes the time that the request was held.
@@ -107,9 +100,9 @@ func (m *metrics) decided(r *Request, d *buckets.Decision, took time.Duration) {
 		m.hold.Observe(time.Duration(d.WaitedNS).Seconds())
 	}
 	m.duration.Observe(max(took-time.Duration(d.WaitedNS), 0).Seconds())
-	key := seriesKey{domain: r.Domain, code: "ok"}
+	key := seriesKey{domain: shown(r.Domain), code: "ok"}
 	if i := describing(r, d); i >= 0 {
-		key.gateway, key.endpoint = r.Descriptors[i].Gateway, r.Descriptors[i].Endpoint
+		key.gateway, key.endpoint = shown(r.Descriptors[i].Gateway), shown(r.Descriptors[i].Endpoint)
 	}
 	switch {
 	case d.Code == buckets.OverLimit:
@@ -129,7 +122,8 @@ func shadowRefused(d *buckets.Decision) bool {
 	return false
 }
 
-// counter returns the series of a key, whose strings it does not keep.
+// counter returns the series of a key, whose names are as they are shown, so that there are no
+// more series than keys. It does not keep the key's strings.
 func (m *metrics) counter(key seriesKey) prometheus.Counter {
 	m.mu.RLock()
 	c := m.series[key]
@@ -146,9 +140,7 @@ func (m *metrics) counter(key seriesKey) prometheus.Counter {
 		return m.decisions.WithLabelValues(otherName, otherName, otherName, key.code)
 	}
 	key.domain, key.gateway, key.endpoint = strings.Clone(key.domain), strings.Clone(key.gateway), strings.Clone(key.endpoint)
-	c = m.decisions.WithLabelValues(shown(key.domain), shown(key.gateway), shown(key.endpoint), key.code)
-	if len(key.domain)+len(key.gateway)+len(key.endpoint) <= 3*maxShown { // longer ones would cost memory without bound
-		m.series[key] = c
-	}
+	c = m.decisions.WithLabelValues(key.domain, key.gateway, key.endpoint, key.code)
+	m.series[key] = c
 	return c
 }

@@ -76,11 +76,15 @@ func (c *call) MarshalWire(b []byte) ([]byte, error) {
 	return b, nil
 }
 
-// maxPooledRequest is the largest request whose memory is kept for the next.
-const maxPooledRequest = 64 << 10
+// What is kept for the next request is bounded: a few bytes on the wire can be a descriptor,
+// which takes some hundred bytes from the decoding to the answer.
+const (
+	maxPooledRequest = 64 << 10
+	maxPooledItems   = 1024 // entries, descriptors
+)
 
 func (c *call) release() {
-	if cap(c.request.buf) > maxPooledRequest || cap(c.request.entries) > maxPooledRequest/64 {
+	if cap(c.request.buf) > maxPooledRequest || cap(c.request.entries) > maxPooledItems || cap(c.request.Descriptors) > maxPooledItems {
 		return
 	}
 	c.decision.Release()
@@ -103,7 +107,8 @@ func shouldRateLimit(srv any, ctx context.Context, decode func(any) error, _ grp
 	if err := decode(c); err != nil {
 		return nil, err
 	}
-	if err := s.decide(ctx, c, -1, "grpc"); err != nil {
+	s.metrics.grpc.Inc()
+	if err := s.decide(ctx, c, -1); err != nil {
 		st := grpcStatus(ctx, err)
 		s.metrics.failed(st.Code())
 		c.release()
@@ -114,9 +119,8 @@ func shouldRateLimit(srv any, ctx context.Context, decode func(any) error, _ grp
 
 // decide answers the request of c, waiting where a limit says so, at most maxWait (negative =
 // what the limits allow).
-func (s *Service) decide(ctx context.Context, c *call, maxWait time.Duration, protocol string) error {
+func (s *Service) decide(ctx context.Context, c *call, maxWait time.Duration) error {
 	start := time.Now()
-	s.metrics.received(protocol)
 	if err := c.request.prepare(&s.cfg); err != nil {
 		return err
 	}

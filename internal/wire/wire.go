@@ -2,13 +2,15 @@
 //
 // Messages from outside are decoded by hand where the protobuf library is too strict: it
 // refuses a whole message for one string that is not valid UTF-8, and clients of Envoy choose
-// the bytes of such strings. What the library would accept is accepted here, and read alike; a
-// field of another wire type than the schema says is an unknown one, and passed over.
+// the bytes of such strings. But for that, what the library accepts is accepted here and read
+// alike, and what it refuses is refused; a field of another wire type than the schema says is
+// an unknown one, and passed over.
 //
-// Nothing here allocates, and no input makes it panic.
+// Nothing here allocates but an error, and no input makes it panic.
 package wire
 
 import (
+	"fmt"
 	"unsafe"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -43,6 +45,9 @@ func Fields(b []byte, f func(num protowire.Number, v Value) error) error {
 		num, kind, n := protowire.ConsumeTag(b)
 		if n < 0 {
 			return protowire.ParseError(n)
+		}
+		if num > protowire.MaxValidNumber { // ConsumeTag takes more
+			return fmt.Errorf("field number %d: is beyond %d", num, protowire.MaxValidNumber)
 		}
 		b = b[n:]
 		v := Value{kind: kind}

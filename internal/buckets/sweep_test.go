@@ -1,0 +1,147 @@
+package buckets
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tps-agent/ratelimitd/internal/limits"
+)
+
+// TestSweepFreesWhatEqualsNothing: when all buckets are full again, nothing is left, and
+// before that everything is.
+func TestSweepFreesWhatEqualsNothing(t *testing.T) {
+	for name, request := range inventions() {
+		t.Run(name, func(t *testing.T) {
+			w := evictionWorld(t, 1_000_000)
+			for i := range 50 {
+				w.decide(1, request(i))
+			}
+			before := w.engine.Stats()
+			w.engine.sweep(1)
+			if got := w.engine.Stats(); got != before {
+				t.Errorf("swept at once: %+v, want %+v", got, before)
+			}
+			w.engine.sweep(1 + 10*sec)
+			if got := w.engine.Stats(); got != (Stats{}) {
+				t.Errorf("swept after 10 s: %+v, want nothing left of %+v", got, before)
+			}
+		})
+	}
+}
+
+// TestSweepLongGates: a sweep looks at all of a gate's buckets, some at a time.
+func TestSweepLongGates(t *testing.T) {
+	w := newWorld(t, Config{}, row(10, 1, "gw", "*"))
+	const n = 2*sweepChunk + 100
+	for i := range n {
+		w.decide(1+int64(i)*ms, ask(1, "gw", fmt.Sprint(i)))
+	}
+	w.engine.sweep(1 + 1000*ms)
+	// At 1000 ms, those of the first 900 ms are full again.
+	if got, want := w.engine.Stats().Bounded, int64(n-901); got != want {
+		t.Errorf("%d left, want %d", got, want)
+	}
+}
+
+// TestSweepKeepsUsage: what is not full stays, also where the rows changed since: what would
+// be full at the old rate is not at the new, and a deleted row is forgotten.
+func TestSweepKeepsUsage(t *testing.T) {
+	long := strings.Repeat("x", 300)
+	requests := map[string]*Request{
+		"gateway":             ask(1, "gw", ""),
+		"pattern gateway":     ask(1, "any", ""),
+		"endpoint":            ask(1, "gw", "ep"),
+		"pattern endpoint":    ask(1, "gw", "any"),
+		"long endpoint":       ask(1, "gw", long),
+		"long gateway":        ask(1, long, ""),
+		"value":               ask(1, "gw", "", Entry{"user", "alice"}),
+		"value of endpoint":   ask(1, "per", "ep", Entry{"user", "alice"}),
+		"value of any":        ask(1, "per", "any", Entry{"user", "alice"}),
+		"long value":          ask(1, "per", "any", Entry{"user", long}),
+		"long value, long ep": ask(1, "per", long, Entry{"user", long}),
+	}
+	for name, r := range requests {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, Config{}, sweepRows(10)...)
+			if got := w.admitted(1*sec, r, 50); got != 10 {
+				t.Fatalf("admitted at first: %d, want 10", got)
+			}
+			w.put(1*sec, sweepRows(1)...)
+			w.engine.sweep(5 * sec)
+			w.engine.sweep(6 * sec)
+			if got := w.admitted(6*sec, r, 50); got != 5 {
+				t.Errorf("admitted 5 s after all rates became 1/s: %d, want 5", got)
+			}
+		})
+	}
+}
+
+func sweepRows(tps int64) []limits.Limit {
+	return rows(row(tps, 10, "gw"), row(tps, 10, "*"), row(tps, 10, "gw", "ep"), row(tps, 10, "gw", "*"), row(tps, 10, "gw", "", "user"),
+		row(tps, 10, "per", "ep", "user"), row(tps, 10, "per", "*", "user"))
+}
+
+func TestSweepForgetsDeletedRows(t *testing.T) {
+	for name, r := range map[string]*Request{
+		"endpoint": ask(1, "gw", "ep"), "pattern": ask(1, "gw", "any"), "value": ask(1, "gw", "", Entry{"user", "alice"}),
+		"value of endpoint": ask(1, "per", "ep", Entry{"user", "alice"}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, Config{}, sweepRows(1)...)
+			w.admitted(1*sec, r, 10)
+			w.put(2*sec, row(1000, 1000, "gw"), row(1000, 1000, "per"))
+			w.engine.sweep(3 * sec)
+			if got := w.engine.Stats(); got.Bounded != 0 {
+				t.Errorf("after its row was deleted: %+v, want no bounded bucket", got)
+			}
+		})
+	}
+}
+
+// TestSweepServesWaiters: a sweep that meets newer rules plans the gate anew.
+func TestSweepServesWaiters(t *testing.T) {
+	inBubble(t, Config{}, rows(waiting(10_000, 1, 1, "gw")), func(q *queueTest) {
+		q.drain(ask(1, "gw", ""))
+		q.call("a", ask(1, "gw", ""))
+		q.engine.queues = map[*gate]struct{}{} // nobody plans anew when the table is swapped
+		q.change(waiting(10_000, 10, 1, "gw"))
+		q.engine.Sweep()
+		q.elapse(time.Second)
+		q.want("a OK after 100ms")
+	})
+}
+
+func TestRunSweepsEveryMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, Config{}, row(10, 10, "gw", "*"))
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- w.engine.Run(ctx) }()
+		w.decide(1, ask(1, "gw", "a"))
+		<-time.After(sweepEvery - 1)
+		before := w.engine.Stats().Bounded
+		<-time.After(2)
+		synctest.Wait()
+		if after := w.engine.Stats().Bounded; before != 1 || after != 0 {
+			t.Errorf("bounded buckets shortly before and after a minute: %d, %d, want 1, 0", before, after)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Run = %v, want nil", err)
+		}
+	})
+}
+
+func TestNoTable(t *testing.T) {
+	e := New(Config{}, limits.NewClock(), &limits.Current{})
+	e.Sweep()
+	e.Replan()
+	if err := e.Do(t.Context(), ask(1, "gw", ""), 0, &Decision{}); !errors.Is(err, ErrNoTable) {
+		t.Errorf("Do without a table = %v, want %v", err, ErrNoTable)
+	}
+}
