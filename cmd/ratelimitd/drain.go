@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"google.golang.org/grpc"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 )
 
@@ -46,7 +47,7 @@ func (s *server) drain(live context.Context, stop *stopper) {
 	sig, asked := stop.wait(live)
 	began := time.Now()
 	s.draining.Store(true)
-	s.setHealth(healthpb.HealthCheckResponse_NOT_SERVING)
+	s.health.Shutdown() // says no from now on, also where limits arrive meanwhile
 	if !asked {
 		s.stopNow()
 		return
@@ -60,6 +61,7 @@ func (s *server) drain(live context.Context, stop *stopper) {
 	const answers = 500 * time.Millisecond // for the last answers to travel
 	s.engine.Drain(s.clock.NowNS() + int64(max(time.Until(deadline)-answers, 0)))
 	s.recorder.CloseStreams()
+	s.endWatches()
 	s.finish(live, stop, deadline)
 }
 
@@ -104,3 +106,23 @@ func (s *server) stopNow() {
 	_ = s.http.Close()  // the process ends
 	_ = s.debug.Close() // as above
 }
+
+// endWithDrain makes the drain end a watch of the health, which otherwise lasts as long as its
+// client likes and would keep GracefulStop waiting.
+func (s *server) endWithDrain(service any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+	if info.FullMethod != healthpb.Health_Watch_FullMethodName {
+		return handle(service, stream)
+	}
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	defer context.AfterFunc(s.watches, cancel)()
+	return handle(service, &watch{stream, ctx})
+}
+
+// watch is a stream with a context of its own.
+type watch struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (w *watch) Context() context.Context { return w.ctx }

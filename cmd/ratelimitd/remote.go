@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -116,9 +117,18 @@ func printRows(w io.Writer, rows []limits.Row) error {
 	fmt.Fprintln(t, "DOMAIN\tGATEWAY\tENDPOINT\tPER\tMAX_TPS\tBURST\tMAX_WAIT_MS\tENABLED\tSHADOW\tVERSION\tNOTE")
 	for _, r := range rows {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n", r.Domain, r.Gateway, show(r.Endpoint), show(r.Per),
-			show(r.MaxTPS), show(r.Burst), show(r.MaxWaitMS), show(r.Enabled), show(r.Shadow), r.Version, show(r.Note))
+			show(r.MaxTPS), show(r.Burst), show(r.MaxWaitMS), show(r.Enabled), show(r.Shadow), r.Version, oneLine(r.Note))
 	}
 	return t.Flush()
+}
+
+// oneLine keeps a note in its cell: it may hold line ends, tabs and what a terminal obeys.
+func oneLine(note *string) string {
+	text := show(note)
+	if strings.ContainsFunc(text, func(r rune) bool { return !strconv.IsPrint(r) }) {
+		return strconv.Quote(text)
+	}
+	return text
 }
 
 func show[T any](p *T) string {
@@ -213,8 +223,12 @@ func (c *checkCmd) print(w io.Writer, d client.Decision) error {
 			fmt.Fprintln(w, "no limit applies")
 			continue
 		}
-		fmt.Fprintf(w, "limit %s: %d per %s, %d remaining, reset in %s\n", s.CurrentLimit.Name, s.CurrentLimit.RequestsPerUnit,
-			strings.ToLower(s.CurrentLimit.Unit), s.LimitRemaining, s.DurationUntilReset)
+		reset := "this can never pass"
+		if s.DurationUntilReset != "" {
+			reset = "reset in " + s.DurationUntilReset
+		}
+		fmt.Fprintf(w, "limit %s: %d per %s, %d remaining, %s\n", s.CurrentLimit.Name, s.CurrentLimit.RequestsPerUnit,
+			strings.ToLower(s.CurrentLimit.Unit), s.LimitRemaining, reset)
 	}
 	return nil
 }

@@ -44,9 +44,7 @@ func (s *settings) run(ctx context.Context, env []string, stdout, stderr io.Writ
 		return err
 	}
 	log := newLogger(cfg, stderr)
-	for _, w := range unknown(env) {
-		log.WarnContext(ctx, "a variable has no meaning", slog.String("warning", w))
-	}
+	cfg.warn(ctx, log)
 	srv, err := newServer(cfg, log)
 	if err != nil {
 		return err
@@ -63,7 +61,15 @@ func (c *migrateCmd) run(ctx context.Context, env []string, stderr io.Writer) er
 	if cfg.database == "" {
 		return errors.New("migrate needs a database: set TPS_DATABASE_URL or TPS_DB_HOST")
 	}
-	return migrations.Up(ctx, cfg.database, newLogger(cfg, stderr))
+	log := newLogger(cfg, stderr)
+	cfg.warn(ctx, log)
+	return migrations.Up(ctx, cfg.database, log)
+}
+
+func (c *config) warn(ctx context.Context, log *slog.Logger) {
+	for _, w := range c.warnings {
+		log.WarnContext(ctx, "a variable has no meaning", slog.String("warning", w))
+	}
 }
 
 func newLogger(cfg config, w io.Writer) *slog.Logger {
@@ -97,6 +103,9 @@ type server struct {
 	certs    *certs.Store  // nil = the ports are plain
 	draining atomic.Bool
 
+	watches    context.Context // of all health watches, which the drain ends
+	endWatches context.CancelFunc
+
 	health    *health.Server
 	grpc      *grpc.Server
 	http      *http.Server
@@ -107,6 +116,7 @@ type server struct {
 // newServer makes every part and opens the ports; nothing runs yet.
 func newServer(cfg config, log *slog.Logger) (*server, error) {
 	s := &server{cfg: cfg, log: log, registry: prometheus.NewRegistry(), clock: limits.NewClock(), current: &limits.Current{}, health: health.NewServer()}
+	s.watches, s.endWatches = context.WithCancel(context.Background())
 	s.engine = buckets.New(buckets.Config{DefaultMaxTPS: cfg.defaultMaxTPS, MaxBuckets: cfg.maxBuckets, MaxWaiters: cfg.maxWaiters}, s.clock, s.current)
 	for _, step := range []func() error{s.registerMetrics, s.lockDataDir, s.makeCerts, s.makeStore, s.makeRecorder, s.makeServers, s.listen} {
 		if err := step(); err != nil {
@@ -119,6 +129,7 @@ func newServer(cfg config, log *slog.Logger) (*server, error) {
 
 // close frees what newServer opened.
 func (s *server) close() {
+	s.endWatches()
 	for _, l := range []net.Listener{s.listeners.grpc, s.listeners.http, s.listeners.debug} {
 		if l != nil {
 			_ = l.Close() // usually closed by its server already
@@ -236,17 +247,14 @@ func (s *server) makeServers() error {
 		grpc.ForceServerCodecV2(rls.Codec{}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.StreamInterceptor(s.endWithDrain),
 	)
 	service.Register(s.grpc)
 	s.recorder.Register(s.grpc)
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	s.setHealth(healthpb.HealthCheckResponse_NOT_SERVING)
-	s.current.OnSwap(func(*limits.Table) {
-		if !s.draining.Load() {
-			s.setHealth(healthpb.HealthCheckResponse_SERVING)
-		}
-	})
+	s.current.OnSwap(func(*limits.Table) { s.setHealth(healthpb.HealthCheckResponse_SERVING) })
 	const headerTimeout, idleTimeout = 10 * time.Second, 2 * time.Minute // no write timeout: /json may be held for long
 	s.http = &http.Server{Handler: s.adminHandler(service), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 	s.debug = &http.Server{Handler: s.debugHandler(), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout}
@@ -336,7 +344,7 @@ func (s *server) run(ctx context.Context, stdout io.Writer) error {
 	group.Go(func() error { return s.store.Run(live) })
 	group.Go(func() error { return s.engine.Run(live) })
 	group.Go(func() error { return s.recorder.Run(live) })
-	group.Go(func() error { return named("serving gRPC", s.serveGRPC()) })
+	group.Go(func() error { return named("serving gRPC", ignoreClosed(s.serveGRPC())) })
 	group.Go(func() error { return named("serving HTTP", ignoreClosed(s.serveHTTP())) })
 	if s.certs != nil {
 		group.Go(func() error { return s.certs.Run(live) })
@@ -358,8 +366,9 @@ func named(what string, err error) error {
 	return fmt.Errorf("%s: %w", what, err)
 }
 
+// ignoreClosed: a server may be told to stop before its goroutine has come to serve.
 func ignoreClosed(err error) error {
-	if errors.Is(err, http.ErrServerClosed) {
+	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, grpc.ErrServerStopped) {
 		return nil
 	}
 	return err

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/url"
@@ -13,7 +14,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tps-agent/ratelimitd/internal/admin"
 	"github.com/tps-agent/ratelimitd/internal/certs"
@@ -104,6 +106,8 @@ type config struct {
 	drainDelay, drainTime time.Duration
 	logLevel              slog.Level
 	logFormat             string
+
+	warnings []string // of what was set and means nothing
 }
 
 // reader turns settings into values and collects what is wrong with them.
@@ -111,6 +115,7 @@ type reader struct {
 	env    map[string]string
 	values map[string]string // by variable
 	secret map[string]bool
+	bad    map[string]bool // variables whose value was refused
 	errs   []error
 }
 
@@ -147,6 +152,7 @@ func (s *settings) resolve(env []string) (config, error) {
 		logFormat:  r.oneOf("TPS_LOG_FORMAT", "", "text", "json"),
 	}
 	r.rest(&c)
+	c.warnings = append(unknown(env), r.overruled()...)
 	return c, errors.Join(r.errs...)
 }
 
@@ -169,10 +175,10 @@ func (r *reader) rest(c *config) {
 	if c.tls.ClientCA != "" && c.tls.Cert == "" {
 		r.fail("TPS_TLS_CLIENT_CA", "is set, but TPS_TLS_CERT is not")
 	}
-	if c.drainDelay > c.drainTime {
+	if c.drainDelay > c.drainTime && r.good("TPS_DRAIN_DELAY", "TPS_DRAIN_TIME") {
 		r.fail("TPS_DRAIN_DELAY", "is longer than TPS_DRAIN_TIME, of which it is a part")
 	}
-	if c.maxQueue < c.batchSize {
+	if c.maxQueue < c.batchSize && r.good("TPS_MAX_QUEUE_SIZE", "TPS_BATCH_SIZE") {
 		r.fail("TPS_MAX_QUEUE_SIZE", "is smaller than TPS_BATCH_SIZE")
 	}
 	r.sinks(c)
@@ -184,7 +190,7 @@ func (r *reader) rest(c *config) {
 }
 
 func newReader(s *settings, env []string) *reader {
-	r := &reader{env: map[string]string{}, values: map[string]string{}, secret: map[string]bool{}}
+	r := &reader{env: map[string]string{}, values: map[string]string{}, secret: map[string]bool{}, bad: map[string]bool{}}
 	for _, pair := range env {
 		name, value, _ := strings.Cut(pair, "=")
 		r.env[name] = value
@@ -211,18 +217,22 @@ func (r *reader) fail(name, reason string) {
 		value = "***"
 	}
 	if strings.HasPrefix(r.values[name], "tcp://") {
-		reason += " (it looks like Kubernetes' service links: set enableServiceLinks: false in the pod)"
+		reason += " (" + serviceLinks + ")"
 	}
+	r.bad[name] = true
 	r.errs = append(r.errs, fmt.Errorf("%s=%s: %s", name, value, strings.ReplaceAll(reason, "\n", "; ")))
+}
+
+// good tells whether none of the variables was refused.
+func (r *reader) good(names ...string) bool {
+	return !slices.ContainsFunc(names, func(name string) bool { return r.bad[name] })
 }
 
 func (r *reader) addr(name string) string {
 	if _, port, err := net.SplitHostPort(r.values[name]); err != nil {
 		r.fail(name, "is not host:port or :port")
-	} else if n, err := strconv.ParseUint(port, 10, 16); err != nil {
+	} else if _, err := strconv.ParseUint(port, 10, 16); err != nil {
 		r.fail(name, fmt.Sprintf("port %q is not a number from 0 to 65535", port))
-	} else {
-		_ = n
 	}
 	return r.values[name]
 }
@@ -294,31 +304,63 @@ func (r *reader) database() string {
 		r.int("TPS_DB_PORT", 1, 65535)
 		r.oneOf("TPS_DB_SSLMODE", "disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 		name = "TPS_DB_HOST"
-		conn = (&url.URL{
-			Scheme: "postgres", User: url.UserPassword(r.values["TPS_DB_USER"], r.values["TPS_DB_PASSWORD"]),
-			Host: net.JoinHostPort(r.values["TPS_DB_HOST"], r.values["TPS_DB_PORT"]), Path: "/" + r.values["TPS_DB_NAME"],
-			RawQuery: url.Values{"sslmode": {r.values["TPS_DB_SSLMODE"]}}.Encode(),
-		}).String()
-		if len(r.errs) > 0 {
-			return conn
-		}
+		conn = r.address()
 	}
-	if _, err := pgx.ParseConfig(conn); err != nil {
-		if parse, ok := errors.AsType[*url.Error](err); ok {
-			err = parse.Err // url.Error repeats the URL, password included
-		}
-		r.fail(name, "is no address of a Postgres database: "+err.Error())
+	if !r.good("TPS_DB_PORT", "TPS_DB_SSLMODE") {
+		return conn
+	}
+	if _, err := pgxpool.ParseConfig(conn); err != nil {
+		r.fail(name, "is no address of a Postgres database such as postgres://user:password@host:5432/database, with special characters percent-encoded: "+withoutAddress(conn, err))
 	}
 	return conn
 }
 
+// address puts TPS_DB_* together. Host and port are parameters, so that the directory of a Unix
+// socket and a list of hosts are understood too.
+func (r *reader) address() string {
+	return (&url.URL{
+		Scheme: "postgres", User: url.UserPassword(r.values["TPS_DB_USER"], r.values["TPS_DB_PASSWORD"]), Path: "/" + r.values["TPS_DB_NAME"],
+		RawQuery: url.Values{"host": {r.values["TPS_DB_HOST"]}, "port": {r.values["TPS_DB_PORT"]}, "sslmode": {r.values["TPS_DB_SSLMODE"]}}.Encode(),
+	}).String()
+}
+
+// withoutAddress says why pgx refuses conn. Its own message repeats conn, in which it finds the
+// password only where conn is almost good, and bits of conn in the cause: neither is shown.
+func withoutAddress(conn string, err error) string {
+	if file, ok := errors.AsType[*fs.PathError](err); ok {
+		return file.Error()
+	}
+	reason, ok := strings.CutPrefix(err.Error(), pgconn.NewParseConfigError(conn, "", nil).Error())
+	if !ok {
+		return "it cannot be read"
+	}
+	reason, _, _ = strings.Cut(reason, " (")
+	return reason
+}
+
+// dbVariables mean something beside TPS_DB_HOST only.
+var dbVariables = []string{ //nolint:gochecknoglobals // a constant list
+	"TPS_DB_PORT", "TPS_DB_NAME", "TPS_DB_USER", "TPS_DB_PASSWORD", "TPS_DB_SSLMODE",
+}
+
 // noHost tells of database settings that have no effect without a host.
 func (r *reader) noHost() {
-	for _, name := range [...]string{"TPS_DB_PORT", "TPS_DB_NAME", "TPS_DB_USER", "TPS_DB_PASSWORD", "TPS_DB_SSLMODE"} {
+	for _, name := range dbVariables {
 		if r.env[name] != "" {
 			r.fail(name, "is set, but neither TPS_DB_HOST nor TPS_DATABASE_URL is")
 		}
 	}
+}
+
+// overruled returns one warning for each setting that TPS_DATABASE_URL takes the place of.
+func (r *reader) overruled() []string {
+	var warnings []string
+	for _, name := range append([]string{"TPS_DB_HOST"}, dbVariables...) {
+		if value := r.env[name]; value != "" && r.values["TPS_DATABASE_URL"] != "" {
+			warnings = append(warnings, linked(name+" means nothing beside TPS_DATABASE_URL", name, value))
+		}
+	}
+	return warnings
 }
 
 func (r *reader) sinks(c *config) {
@@ -338,6 +380,9 @@ func (r *reader) sinks(c *config) {
 	}
 }
 
+// serviceLinks is what Kubernetes makes of a Service called tps-db.
+const serviceLinks = "it looks like Kubernetes' service links: set enableServiceLinks: false in the pod"
+
 // unknown returns one warning for each TPS_ variable that means nothing.
 func unknown(env []string) []string {
 	known := append(slices.Clone(unsupported), tokenVariable)
@@ -350,12 +395,16 @@ func unknown(env []string) []string {
 		if !strings.HasPrefix(name, "TPS_") || slices.Contains(known, name) {
 			continue
 		}
-		w := name + " is no setting of ratelimitd"
-		if strings.HasPrefix(value, "tcp://") || strings.Contains(name, "_SERVICE_") || strings.Contains(name, "_PORT_") {
-			w += "; it looks like Kubernetes' service links: set enableServiceLinks: false in the pod"
-		}
-		warnings = append(warnings, w)
+		warnings = append(warnings, linked(name+" is no setting of ratelimitd", name, value))
 	}
 	slices.Sort(warnings)
-	return warnings
+	return slices.Compact(warnings)
+}
+
+// linked adds to a message where the variable may have come from.
+func linked(message, name, value string) string {
+	if strings.HasPrefix(value, "tcp://") || strings.Contains(name, "_SERVICE_") || strings.Contains(name, "_PORT_") {
+		message += "; " + serviceLinks
+	}
+	return message
 }

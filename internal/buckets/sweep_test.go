@@ -3,7 +3,7 @@ package buckets
 import (
 	"context"
 	"errors"
-	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -39,7 +39,7 @@ func TestSweepLongGates(t *testing.T) {
 	w := newWorld(t, Config{}, row(10, 1, "gw", "*"))
 	const n = 2*sweepChunk + 100
 	for i := range n {
-		w.decide(1+int64(i)*ms, ask(1, "gw", fmt.Sprint(i)))
+		w.decide(1+int64(i)*ms, ask(1, "gw", strconv.Itoa(i)))
 	}
 	w.engine.sweep(1 + 1000*ms)
 	// At 1000 ms, those of the first 900 ms are full again.
