@@ -1,7 +1,6 @@
 package admin_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,7 +10,6 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -29,25 +27,7 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 type server struct {
 	addr    string
 	current *limits.Current
-	logs    *buffer
-}
-
-// buffer collects logs.
-type buffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
+	logs    *testenv.Logs
 }
 
 // options change what start makes.
@@ -61,7 +41,7 @@ type options struct {
 
 func start(tb testing.TB, o options) *server {
 	tb.Helper()
-	s := &server{current: new(limits.Current), logs: new(buffer)}
+	s := &server{current: new(limits.Current), logs: new(testenv.Logs)}
 	log := slog.New(slog.NewTextHandler(s.logs, nil))
 	clock, reg := limits.NewClock(), prometheus.NewRegistry()
 	if o.store == nil {

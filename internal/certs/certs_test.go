@@ -34,24 +34,7 @@ type port struct {
 	*certs.Store
 	dir, addr string
 	reg       *prometheus.Registry
-	logs      *buffer
-}
-
-type buffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
+	logs      *testenv.Logs
 }
 
 func write(tb testing.TB, dir string, files map[string][]byte) {
@@ -70,7 +53,7 @@ func config(dir string) certs.Config {
 // start runs a Store over files in dir, and a port that echoes.
 func start(tb testing.TB, dir string) *port {
 	tb.Helper()
-	p := &port{dir: dir, reg: prometheus.NewRegistry(), logs: new(buffer)}
+	p := &port{dir: dir, reg: prometheus.NewRegistry(), logs: new(testenv.Logs)}
 	var err error
 	if p.Store, err = certs.New(config(dir), p.reg, slog.New(slog.NewTextHandler(p.logs, nil))); err != nil {
 		tb.Fatal(err)

@@ -1,7 +1,6 @@
 package filesync_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -37,32 +36,14 @@ type store struct {
 	path    string
 	current *limits.Current
 	reg     *prometheus.Registry
-	logs    *buffer
+	logs    *testenv.Logs
 	stop    func() // returns when Run has returned; may be called twice
-}
-
-// buffer collects logs.
-type buffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 // idle returns a Sync that does not run, over a path.
 func idle(tb testing.TB, cfg filesync.Config) *store {
 	tb.Helper()
-	s := &store{path: cfg.Path, current: new(limits.Current), reg: prometheus.NewRegistry(), logs: new(buffer)}
+	s := &store{path: cfg.Path, current: new(limits.Current), reg: prometheus.NewRegistry(), logs: new(testenv.Logs)}
 	var err error
 	s.Sync, err = filesync.New(cfg, limits.NewClock(), s.current, s.reg, slog.New(slog.NewTextHandler(s.logs, nil)))
 	if err != nil {

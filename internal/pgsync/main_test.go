@@ -1,7 +1,6 @@
 package pgsync_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -34,32 +33,14 @@ type replica struct {
 	*pgsync.Sync
 	current *limits.Current
 	reg     *prometheus.Registry
-	logs    *buffer
+	logs    *testenv.Logs
 	stop    func() // returns when Run has returned; may be called twice
-}
-
-// buffer collects logs.
-type buffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 // idle returns a Sync that does not run yet.
 func idle(tb testing.TB, cfg pgsync.Config) *replica {
 	tb.Helper()
-	r := &replica{current: new(limits.Current), reg: prometheus.NewRegistry(), logs: new(buffer), stop: func() {}}
+	r := &replica{current: new(limits.Current), reg: prometheus.NewRegistry(), logs: new(testenv.Logs), stop: func() {}}
 	var err error
 	r.Sync, err = pgsync.New(cfg, limits.NewClock(), r.current, r.reg, slog.New(slog.NewTextHandler(r.logs, nil)))
 	if err != nil {

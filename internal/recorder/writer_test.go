@@ -1,7 +1,6 @@
 package recorder_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tps-agent/ratelimitd/internal/recorder"
+	"github.com/tps-agent/ratelimitd/internal/testenv"
 )
 
 // memory is a sink that keeps the endpoints of what it was given.
@@ -78,25 +78,8 @@ func (s *memory) taken() []string {
 type running struct {
 	*recorder.Recorder
 	reg  *prometheus.Registry
-	logs *syncBuffer
+	logs *testenv.Logs
 	stop func() // returns when Run has returned; may be called twice
-}
-
-type syncBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 // config writes ten at a time, or after 30 s.
@@ -107,7 +90,7 @@ func config() recorder.Config {
 // run starts a Recorder, which ends with the test or when it is stopped.
 func run(tb testing.TB, cfg recorder.Config, sink recorder.Sink) *running {
 	tb.Helper()
-	r := &running{reg: prometheus.NewRegistry(), logs: new(syncBuffer)}
+	r := &running{reg: prometheus.NewRegistry(), logs: new(testenv.Logs)}
 	var err error
 	if r.Recorder, err = recorder.New(cfg, sink, r.reg, slog.New(slog.NewTextHandler(r.logs, nil))); err != nil {
 		tb.Fatal(err)
