@@ -75,8 +75,8 @@ func watchHealth(tb testing.TB, conn *grpc.ClientConn, service string) (next fun
 
 // TestDrain stops a server that holds two requests, of which one can be served in time.
 func TestDrain(t *testing.T) {
-	// Health says no for a second, then those who can be served within 4 s less 0.8 s for the
-	// recorder and 0.5 s for the answers may stay.
+	// Health says no for a second, then those may stay who can be served within 4 s less 0.8 s for
+	// the recorder and 0.5 s for the answers: one needs 2 s, the other 5 s.
 	d := start(t, "TPS_DRAIN_DELAY=1s", "TPS_DRAIN_TIME=4s")
 	conn := dial(t, d.grpcAddr)
 	for gateway, burst := range map[string]string{"quick": "2", "slow": "100"} {
@@ -87,7 +87,7 @@ func TestDrain(t *testing.T) {
 			t.Fatalf("%s: %+v", gateway, got)
 		}
 	}
-	quick, slow := hold(t, conn, "quick", 2), hold(t, conn, "slow", 50)
+	quick, slow := hold(t, conn, "quick", 2), hold(t, conn, "slow", 5)
 	d.waitersAre(t, 2)
 	watches := map[string]func() (healthpb.HealthCheckResponse_ServingStatus, error){}
 	for _, service := range []string{"", "ratelimit"} {

@@ -245,7 +245,7 @@ func TestPasswordsStaySecret(t *testing.T) {
 	for _, url := range []string{
 		"postgres://u:s3cret/x@h:5432/d", "postgres://u:s3cret@h:port/d", "postgres://u:s3@s3cret@h:x/d", "postgres://u:%zzs3cret@h/d",
 		"postgres://h/d?password=s3cret&sslmode=bad", "postgres:/u:s3cret@h/d", "mysql://u:s3cret@h/d", "s3cret",
-		"host=h password = s3cret port=x", `host=h password=a\ s3cret port=x`, `host=h password="s3cret a" port=1`, "host=h password='a s3cret' port=x",
+		"host=h password = s3cret port=x", `host=h password=a\ s3cret port=x`, `host=h password="s3cret a" port=1`, `host=h password="a s3cret" port=1`, "host=h password='a s3cret' port=x",
 		"postgres://u:s3cret@h/d?pool_max_conns=x", "postgres://u:s3@s3cret@h/d?pool_max_conns=x",
 	} {
 		for how, r := range map[string]result{
