@@ -9,8 +9,8 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
@@ -83,10 +83,11 @@ func (e *OutdatedError) Error() string {
 }
 
 func open(connString string) (*sql.DB, error) {
-	config, err := pgx.ParseConfig(connString)
+	pool, err := pgxpool.ParseConfig(connString) // which knows of pool_max_conns; pgx would ask Postgres for it
 	if err != nil {
 		return nil, fmt.Errorf("reading the settings of the database: %w", err)
 	}
+	config := pool.ConnConfig
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = connectTimeout
 	}

@@ -141,3 +141,10 @@ func TestErrorsKeepThePassword(t *testing.T) {
 		}
 	}
 }
+
+// An address may carry settings of the pool, which Postgres does not know.
+func TestUpTakesSettingsOfThePool(t *testing.T) {
+	if err := migrations.Up(t.Context(), testenv.EmptyDatabase(t)+"&pool_max_conns=2", slog.New(slog.DiscardHandler)); err != nil {
+		t.Error(err)
+	}
+}
