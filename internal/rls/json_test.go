@@ -17,7 +17,6 @@ import (
 	"google.golang.org/protobuf/testing/protocmp"
 
 	"github.com/tps-agent/ratelimitd/internal/limits"
-	"github.com/tps-agent/ratelimitd/internal/rls"
 )
 
 const payBody = `{"domain":"shop","descriptors":[{"entries":[{"key":"gateway","value":"pay"}]}]}`
@@ -160,7 +159,8 @@ func TestJSONBodyBound(t *testing.T) {
 	f := newServer(t, setup{})
 	s := httptest.NewServer(f.service.JSON())
 	defer s.Close()
-	for _, c := range []struct{ size, want int }{{rls.MaxBody, 200}, {rls.MaxBody + 1, 413}, {3 * rls.MaxBody, 413}} {
+	const mib = 1 << 20
+	for _, c := range []struct{ size, want int }{{mib, 200}, {mib + 1, 413}, {3 * mib, 413}} {
 		body := payBody + strings.Repeat(" ", c.size-len(payBody))
 		for _, reader := range []io.Reader{strings.NewReader(body), io.MultiReader(strings.NewReader(body))} {
 			request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL, reader)

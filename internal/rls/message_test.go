@@ -15,8 +15,6 @@ import (
 	"github.com/tps-agent/ratelimitd/internal/limits"
 )
 
-// Rows.
-
 type rowOption func(*limits.Limit)
 
 // row is a row of the domain shop. An endpoint of "" is the gateway level.
@@ -36,8 +34,6 @@ func burst(n int64) rowOption               { return func(l *limits.Limit) { l.B
 func maxWait(ms int64) rowOption            { return func(l *limits.Limit) { l.MaxWaitMS = ms } }
 func in(domain string) rowOption            { return func(l *limits.Limit) { l.Domain = domain } }
 func rows(r ...limits.Limit) []limits.Limit { return r }
-
-// Requests.
 
 // ask is a request of the domain shop.
 func ask(descriptors ...*commonv3.RateLimitDescriptor) *ratelimitv3.RateLimitRequest {
@@ -88,8 +84,6 @@ func bring(n uint32, unit typev3.RateLimitUnit, r *commonv3.RateLimitDescriptor)
 	r.Limit = &commonv3.RateLimitDescriptor_RateLimitOverride{RequestsPerUnit: n, Unit: unit}
 	return r
 }
-
-// Answers.
 
 type part func(*ratelimitv3.RateLimitResponse)
 

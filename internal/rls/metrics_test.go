@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	dto "github.com/prometheus/client_model/go"
 
 	"github.com/tps-agent/ratelimitd/internal/rls"
 )
@@ -25,18 +24,14 @@ func (f *server) series(tb testing.TB, family string) map[string]float64 {
 			continue
 		}
 		for _, m := range g.GetMetric() {
-			all[labels(m)] = m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+			var labels []string
+			for _, l := range m.GetLabel() {
+				labels = append(labels, l.GetName()+"="+l.GetValue())
+			}
+			all[strings.Join(labels, ",")] = m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
 		}
 	}
 	return all
-}
-
-func labels(m *dto.Metric) string {
-	var pairs []string
-	for _, l := range m.GetLabel() {
-		pairs = append(pairs, l.GetName()+"="+l.GetValue())
-	}
-	return strings.Join(pairs, ",")
 }
 
 func TestMetricsOfDecisions(t *testing.T) {
