@@ -101,9 +101,8 @@ func TestHoldChangeLearnedLate(t *testing.T) {
 
 // TestOlderTableChangesNothing: a gate that has met a table never goes back to an older one.
 func TestOlderTableChangesNothing(t *testing.T) {
-	w := newWorld(t, Config{}, row(10, 10, "gw"))
+	w := newWorld(t, Config{})
 	old := w.current.Load()
-	w.put(2)
 	w.put(3, row(10, 10, "gw"))
 	w.decide(4, ask(10, "gw", ""))
 	g := w.engine.gate(gateName{domain: "d", gateway: "gw"})
@@ -160,5 +159,24 @@ func TestChangeMissedBehindAnother(t *testing.T) {
 	w.put(4*sec, row(1, 20, "gw", "ep"), row(7, 7, "gw", "more"))
 	if got, want := w.admitted(5*sec, ask(1, "gw", "ep"), 100), 13; got != want {
 		t.Errorf("10 came back until the change, 3 after it: admitted %d, want %d", got, want)
+	}
+}
+
+// TestDeletedRowsForgetUsage also where nobody looked between two changes.
+func TestDeletedRowsForgetUsage(t *testing.T) {
+	for name, r := range map[string]*Request{"gateway": ask(1, "gw", ""), "endpoint": ask(1, "gw", "ep")} {
+		t.Run(name, func(t *testing.T) {
+			both := rows(row(1, 10, "gw"), row(1, 10, "gw", "ep"))
+			w := newWorld(t, Config{DefaultMaxTPS: 100}, both...)
+			first := w.admitted(1, r, 50)
+			w.put(2)
+			w.put(3, both...)
+			again := w.admitted(4, r, 50)
+			w.put(5)
+			byDefault := w.admitted(6, r, 50)
+			if got, want := [3]int{first, again, byDefault}, [3]int{10, 10, 10}; got != want {
+				t.Errorf("admitted by the rows, by those made again, by the default limit: %v, want %v", got, want)
+			}
+		})
 	}
 }

@@ -146,3 +146,28 @@ func TestDecideEqualsNaiveModel(t *testing.T) {
 		rt.Repeat(map[string]func(*rapid.T){"decide": m.Decide, "decide more": m.Decide, "decide most": m.Decide, "change": m.Change, "sweep": m.Sweep})
 	})
 }
+
+// TestRefundOfSeveralDescriptors: a bucket is given back to once, the largest.
+func TestRefundOfSeveralDescriptors(t *testing.T) {
+	w := newWorld(t, Config{}, row(1, 10, "gw"))
+	w.decide(1, ask(10, "gw", ""))
+	back := &Request{Domain: "d", Descriptors: []Descriptor{descriptor(2, "gw", ""), descriptor(3, "gw", "")}}
+	back.Descriptors[0].Negative, back.Descriptors[1].Negative = true, true
+	if d := w.decide(1, back); d.Code != OK || d.Statuses[0].Remaining != 3 {
+		t.Errorf("given back 2 and 3 to an empty bucket: %v, remaining %d, want OK, 3", d.Code, d.Statuses[0].Remaining)
+	}
+}
+
+// TestOverrideIgnoresMaxWait: our own entry max_wait_ms is no part of what an override counts by.
+func TestOverrideIgnoresMaxWait(t *testing.T) {
+	override := func(ms string) *Request {
+		r := ask(1, "gw", "ep", Entry{MaxWaitKey, ms})
+		r.Descriptors[0].Override, r.Descriptors[0].OverrideWindowNS = 1, sec
+		return r
+	}
+	w := newWorld(t, Config{})
+	first, second := w.decide(1, override("1")).Code, w.decide(1, override("2")).Code
+	if first != OK || second != OverLimit {
+		t.Errorf("1/s with max_wait_ms 1, then 2: %v, %v, want OK, OVER_LIMIT", first, second)
+	}
+}

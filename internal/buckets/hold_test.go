@@ -234,12 +234,14 @@ func TestHoldDeadlineInVirtualTime(t *testing.T) {
 		first := w.decide(1, ask(5, "gw", "A"))
 		short := ask(5, "gw", "B")
 		short.Descriptors[0].MaxWaitMS = 600 // alone it would be served after 500
-		second, third := w.decide(1, short), w.decide(1, ask(1, "gw", "C"))
+		kept := ask(1, "gw", "E")
+		kept.Descriptors[0].MaxWaitMS = 550
+		second, gone, third := w.decide(1, short), w.decide(1, kept), w.decide(1, ask(1, "gw", "C"))
 		w.decide(1+10*sec, ask(1, "gw", "D"))
-		got := [...]any{first.Code, first.WaitedNS, second.Code, second.WaitedNS, third.Code, third.WaitedNS}
-		want := [...]any{OK, 500 * ms, OverLimit, 600 * ms, OK, 600 * ms}
+		got := [...]any{first.Code, first.WaitedNS, second.Code, second.WaitedNS, gone.Code, gone.WaitedNS, third.Code, third.WaitedNS}
+		want := [...]any{OK, 500 * ms, OverLimit, 600 * ms, OverLimit, 550 * ms, OK, 600 * ms}
 		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("first, second, third (-want +got):\n%s", diff)
+			t.Errorf("first, second, gone, third (-want +got):\n%s", diff)
 		}
 	})
 }
@@ -299,7 +301,10 @@ func TestHoldRefusedTellsTheQueue(t *testing.T) {
 		if got := c.d.Statuses[0]; got.Code != OverLimit || got.ResetNS != 300*ms || got.Remaining != 0 {
 			t.Errorf("refused behind two: %+v, want OVER_LIMIT, reset after 300 ms", got)
 		}
+		q.elapse(100 * time.Millisecond)
+		q.call("d", ask(1, "gw", "ep")) // only b is before it now
 		q.elapse(time.Second)
+		q.want("a OK after 100ms", "b OK after 200ms", "c OVER_LIMIT at once", "d OK after 200ms")
 	})
 }
 

@@ -111,7 +111,7 @@ func TestSweepServesWaiters(t *testing.T) {
 		q.engine.queues = map[*gate]struct{}{} // nobody plans anew when the table is swapped
 		q.change(waiting(10_000, 10, 1, "gw"))
 		q.engine.Sweep()
-		q.elapse(time.Second)
+		q.elapse(150 * time.Millisecond)
 		q.want("a OK after 100ms")
 	})
 }
