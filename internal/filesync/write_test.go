@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -229,36 +230,58 @@ func TestWritesAreUnavailable(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "is no regular file"},
-		{"disk full", func(t *testing.T, _ *store) {
-			t.Helper()
-			fullDisk(t)
-		}, "file too large"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			s := notified(t, shop(5))
 			s.wait(t, "shop=5")
 			tt.spoil(t, s)
-			before, _ := os.ReadFile(s.path)
-			_, err := s.Put(t.Context(), gateway("bank", 6), "test")
-			if !isUnavailable(err) || !strings.Contains(err.Error(), tt.want) {
-				t.Errorf("Put: %v, want one about %q", err, tt.want)
-			}
-			err = s.Delete(t.Context(), limits.Key{Gateway: "shop"}, "test")
-			if !isUnavailable(err) || !strings.Contains(err.Error(), tt.want) {
-				t.Errorf("Delete: %v, want one about %q", err, tt.want)
-			}
-			if err := s.want("shop=5"); err != nil {
-				t.Error(err)
-			}
-			if after, _ := os.ReadFile(s.path); string(after) != string(before) {
-				t.Errorf("the file became %q, was %q", after, before)
-			}
-			if left, _ := filepath.Glob(s.path + "*.tmp"); left != nil {
-				t.Errorf("left over: %v", left)
-			}
+			assertUnavailable(t, s, tt.want)
 		})
 	}
+}
+
+// assertUnavailable wants writes to fail with an error about want, and to change nothing.
+func assertUnavailable(t *testing.T, s *store, want string) {
+	t.Helper()
+	before, _ := os.ReadFile(s.path)
+	_, err := s.Put(t.Context(), gateway("bank", 6), "test")
+	if !isUnavailable(err) || !strings.Contains(err.Error(), want) {
+		t.Errorf("Put: %v, want one about %q", err, want)
+	}
+	err = s.Delete(t.Context(), limits.Key{Gateway: "shop"}, "test")
+	if !isUnavailable(err) || !strings.Contains(err.Error(), want) {
+		t.Errorf("Delete: %v, want one about %q", err, want)
+	}
+	if err := s.want("shop=5"); err != nil {
+		t.Error(err)
+	}
+	if after, _ := os.ReadFile(s.path); string(after) != string(before) {
+		t.Errorf("the file became %q, was %q", after, before)
+	}
+	if left, _ := filepath.Glob(s.path + "*.tmp"); left != nil {
+		t.Errorf("left over: %v", left)
+	}
+}
+
+// fullDiskVariable tells the test below that it is the process whose files cannot grow.
+const fullDiskVariable = "RATELIMITD_TEST_FULL_DISK"
+
+// A disk that is full is played by a bound on the size of files. It holds for the whole process, in
+// which go test may write a file of its own: so the test runs in another one.
+func TestWritesToAFullDisk(t *testing.T) {
+	if os.Getenv(fullDiskVariable) == "" {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestWritesToAFullDisk$", "-test.v")
+		cmd.Env = append(os.Environ(), fullDiskVariable+"=1")
+		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS: TestWritesToAFullDisk") {
+			t.Errorf("%v:\n%s", err, out)
+		}
+		return
+	}
+	s := notified(t, shop(5))
+	s.wait(t, "shop=5")
+	fullDisk(t)
+	assertUnavailable(t, s, "file too large")
 }
 
 // fullDisk makes every write to a file fail in its middle until the test ends, as a full disk
