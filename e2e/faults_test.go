@@ -185,3 +185,28 @@ func TestStartWithoutPostgres(t *testing.T) {
 	}
 	s.neverFailedOpen(t)
 }
+
+// A stop while Postgres hangs and rows wait to be written ends within the drain time; the generous
+// patience is far below the 15 s that pgx would give each connection.
+func TestStopWhilePostgresHangs(t *testing.T) {
+	postgres := testenv.NewPostgres(t)
+	s := newStack(t, stackConfig{database: postgres.Database(t), env: []string{"TPS_DRAIN_DELAY=0", "TPS_DRAIN_TIME=5s", "TPS_FLUSH_INTERVAL=1s"}})
+	s.setLimits(t, faultLimits)
+	send(t, s, "open", 5)
+	s.awaitRows(t, 5)
+	postgres.Hang()
+	defer postgres.Continue()
+	send(t, s, "open", 5)
+	s.envoy.FlushLogs(t, 10)
+	testenv.Eventually(t, 10*time.Second, "the transactions that wait", func() error {
+		if n := s.daemon.metric(t, "ratelimitd_recorder_queue_length"); n != 5 {
+			return fmt.Errorf("%g transactions wait, want 5", n)
+		}
+		return nil
+	})
+	s.daemon.server.Terminate()
+	s.daemon.server.Wait(t, 10*time.Second)
+	if out := s.daemon.server.Output(); !strings.Contains(out, "transactions are lost") {
+		t.Errorf("the log does not tell of the loss:\n%s", out)
+	}
+}

@@ -10,7 +10,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+
+	"github.com/tps-agent/ratelimitd/internal/recorder"
 )
 
 // stopper tells of signals. SIGTERM (or the end of the context) asks for the full drain, SIGINT
@@ -107,10 +108,11 @@ func (s *server) stopNow() {
 	_ = s.debug.Close() // as above
 }
 
-// endWithDrain makes the drain end a watch of the health, which otherwise lasts as long as its
-// client likes and would keep GracefulStop waiting.
+// endWithDrain makes the drain end a watch of the health and a look at the services (reflection),
+// which otherwise last as long as their client likes and would keep GracefulStop waiting. Streams of
+// access logs end by themselves.
 func (s *server) endWithDrain(service any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
-	if info.FullMethod != healthpb.Health_Watch_FullMethodName {
+	if _, isRecorder := service.(*recorder.Recorder); isRecorder {
 		return handle(service, stream)
 	}
 	ctx, cancel := context.WithCancel(stream.Context())

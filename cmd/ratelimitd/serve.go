@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/mattn/go-isatty"
 	"github.com/prometheus/client_golang/prometheus"
@@ -136,10 +137,27 @@ func (s *server) close() {
 		}
 	}
 	if s.pool != nil {
-		s.pool.Close()
+		closeSoon(s.pool)
 	}
 	if s.lock != nil {
 		_ = s.lock.Unlock() // the process ends
+	}
+}
+
+// closeSoon closes a pool, but does not wait for one whose Postgres hangs: pgx gives each
+// connection 15 s to end well, and the process has to be out by then.
+func closeSoon(pool *pgxpool.Pool) {
+	const patience = 500 * time.Millisecond
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		pool.Close()
+	}()
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-closed:
+	case <-timer.C:
 	}
 }
 
@@ -223,6 +241,10 @@ func (s *server) makeRecorder() error {
 			return fmt.Errorf("reading the settings of the database: %w", err)
 		}
 		poolConfig.MaxConns = 4
+		if poolConfig.ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
+			// Prepared statements break behind a PgBouncer that pools by transaction.
+			poolConfig.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
+		}
 		poolConfig.ConnConfig.ConnectTimeout = 5 * time.Second
 		if s.pool, err = pgxpool.NewWithConfig(context.Background(), poolConfig); err != nil {
 			return fmt.Errorf("preparing connections to the database: %w", err)

@@ -141,7 +141,7 @@ func (s *Sync) Run(ctx context.Context) error {
 	s.setPool(pool)
 	defer func() {
 		s.setPool(nil)
-		pool.Close()
+		go pool.Close() // waits for the connections of a Postgres that hangs, some 15 s for each
 	}()
 	saved := s.recall(ctx)
 	tried := make(chan struct{})

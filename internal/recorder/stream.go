@@ -35,6 +35,14 @@ func streamAccessLogs(srv any, stream grpc.ServerStream) error {
 	defer r.metrics.streams.Dec()
 	ended := make(chan error, 1)
 	go func() { ended <- r.receive(stream) }()
+	if err := r.await(ended); err != nil {
+		return err
+	}
+	return stream.SendMsg(&message{}) // the end of the stream ends receive as well
+}
+
+// await returns when receive has ended, or some time after CloseStreams where the stream is idle.
+func (r *Recorder) await(ended <-chan error) error {
 	select {
 	case err := <-ended:
 		return err
@@ -46,23 +54,23 @@ func streamAccessLogs(srv any, stream grpc.ServerStream) error {
 	case err := <-ended:
 		return err
 	case <-idle.C:
-		return stream.SendMsg(&message{}) // the end of the stream ends receive as well
+		return nil
 	}
 }
 
-// receive reads messages until the client or CloseStreams ends the stream.
+// receive reads messages until the client or CloseStreams ends the stream; neither is an error.
 func (r *Recorder) receive(stream grpc.ServerStream) error {
 	m := message{recorder: r}
 	for {
 		if err := stream.RecvMsg(&m); err != nil {
 			if errors.Is(err, io.EOF) {
-				return stream.SendMsg(&m)
+				return nil
 			}
 			return err
 		}
 		select {
 		case <-r.closing:
-			return stream.SendMsg(&m)
+			return nil
 		default:
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strconv"
 	"time"
 
@@ -40,7 +41,7 @@ func (s *Service) serveJSON(w http.ResponseWriter, r *http.Request) {
 		problem(w, http.StatusBadRequest, err.Error())
 		return
 	}
-	wire, code, err := readRequest(w, r)
+	wire, code, err := readRequest(w, r, s.cfg.BodyTimeout)
 	if err != nil {
 		s.metrics.failed(codes.InvalidArgument)
 		problem(w, code, err.Error())
@@ -75,12 +76,17 @@ func parseMaxWait(h http.Header) (time.Duration, error) {
 }
 
 // readRequest returns the body in the wire format, or the status that says what is wrong.
-func readRequest(w http.ResponseWriter, r *http.Request) (wire []byte, code int, err error) {
+func readRequest(w http.ResponseWriter, r *http.Request, timeout time.Duration) (wire []byte, code int, err error) {
+	deadlines := http.NewResponseController(w)
+	_ = deadlines.SetReadDeadline(time.Now().Add(timeout)) // where w cannot, the server's own bounds hold
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxBody))
+	_ = deadlines.SetReadDeadline(time.Time{}) // else it would end a request that is held
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
 		return nil, http.StatusRequestEntityTooLarge, fmt.Errorf("body: is over %d bytes", tooLarge.Limit)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, http.StatusRequestTimeout, fmt.Errorf("body: has not arrived within %v", timeout)
 	case err != nil:
 		return nil, http.StatusBadRequest, fmt.Errorf("reading the body: %w", err)
 	}

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/testing/protocmp"
 
 	"github.com/tps-agent/ratelimitd/internal/limits"
+	"github.com/tps-agent/ratelimitd/internal/rls"
 )
 
 const payBody = `{"domain":"shop","descriptors":[{"entries":[{"key":"gateway","value":"pay"}]}]}`
@@ -177,6 +178,29 @@ func TestJSONBodyBound(t *testing.T) {
 				t.Errorf("body of %d bytes: status %d %s (%v), want %d", c.size, response.StatusCode, got, err, c.want)
 			}
 		}
+	}
+}
+
+// TestJSONBodyThatDoesNotCome sends one byte of a body: the connection is not kept for it.
+func TestJSONBodyThatDoesNotCome(t *testing.T) {
+	f := newServer(t, setup{rls: rls.Config{BodyTimeout: 50 * time.Millisecond}})
+	s := httptest.NewServer(f.service.JSON())
+	defer s.Close()
+	body, write := io.Pipe()
+	defer func() { _ = write.Close() }() // it never fails
+	go func() { _, _ = write.Write([]byte("{")) }()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := s.Client().Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := io.ReadAll(response.Body)
+	response.Body.Close()
+	if err != nil || response.StatusCode != http.StatusRequestTimeout || !strings.Contains(string(got), "has not arrived within 50ms") {
+		t.Errorf("status %d %s (%v), want 408", response.StatusCode, got, err)
 	}
 }
 

@@ -22,7 +22,9 @@ type Config struct {
 	GatewayKeys     []string // descriptor keys that carry the gateway, the first that is there counts
 	EndpointKeys    []string // the same for the endpoint
 	ResponseHeaders bool     // also send x-ratelimit-limit, -remaining and -reset
-	MaxSeries       int      // decisions series of names before the rest counts as `other`
+	// BodyTimeout is the time within which the body of POST /json must have arrived; 0 = 10 s.
+	BodyTimeout time.Duration
+	MaxSeries   int // decisions series of names before the rest counts as `other`
 }
 
 func (c *Config) validate() error {
@@ -53,6 +55,9 @@ func New(cfg Config, engine *buckets.Engine, reg prometheus.Registerer, log *slo
 	m, err := newMetrics(cfg.MaxSeries, engine, reg)
 	if err != nil {
 		return nil, err
+	}
+	if cfg.BodyTimeout <= 0 {
+		cfg.BodyTimeout = 10 * time.Second
 	}
 	s := &Service{cfg: cfg, engine: engine, metrics: m, log: log}
 	s.calls.New = func() any { return &call{service: s} }
