@@ -96,12 +96,19 @@ func (s *Sync) begin(ctx context.Context) (*pgx.Conn, error) {
 }
 
 func (s *Sync) connect(ctx context.Context) (*pgx.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.QueryTimeout)
+	// An address may name several hosts, each of which is tried for QueryTimeout (ConnectTimeout).
+	allHosts := s.cfg.QueryTimeout
+	for range s.poolConf.ConnConfig.Fallbacks {
+		allHosts += s.cfg.QueryTimeout
+	}
+	dialing, cancel := context.WithTimeout(ctx, allHosts)
 	defer cancel()
-	conn, err := pgx.ConnectConfig(ctx, s.poolConf.ConnConfig.Copy())
+	conn, err := pgx.ConnectConfig(dialing, s.poolConf.ConnConfig.Copy())
 	if err != nil {
 		return nil, fmt.Errorf("connecting to Postgres: %w", err)
 	}
+	ctx, cancel = context.WithTimeout(ctx, s.cfg.QueryTimeout)
+	defer cancel()
 	// Before the load, so that no change falls between the two.
 	if _, err := conn.Exec(ctx, "LISTEN tps_limits"); err != nil {
 		if _, refused := errors.AsType[*pgconn.PgError](err); !refused {

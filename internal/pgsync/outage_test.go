@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -70,6 +71,18 @@ func TestHangs(t *testing.T) {
 	if _, err := r.Put(t.Context(), full, "t"); err != nil {
 		t.Errorf("Put after it: %v", err)
 	}
+}
+
+// Of several hosts one that takes connections and never answers does not keep the others away.
+func TestTheFirstOfTwoHostsHangs(t *testing.T) {
+	hanging, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = hanging.Close() }()
+	db := strings.Replace(testenv.Database(t), "@", "@"+hanging.Addr().String()+",", 1)
+	r := follow(t, impatient(db))
+	r.waitReady(t)
 }
 
 func TestStopsWhilePostgresHangs(t *testing.T) {
