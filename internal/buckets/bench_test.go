@@ -151,3 +151,21 @@ func heapBytes() uint64 {
 	runtime.ReadMemStats(&s)
 	return s.HeapAlloc
 }
+
+// BenchmarkTurn is one turn of a gateway for which requests to so many invented endpoints wait, and
+// one more that comes.
+func BenchmarkTurn(b *testing.B) {
+	for _, lanes := range []int{10, 1_000, 30_000} {
+		b.Run(fmt.Sprintf("lanes=%d", lanes), func(b *testing.B) {
+			w := newWorld(b, Config{}, waiting(1_800_000, 1000, 1, "gw"))
+			for i := range lanes + 1 {
+				w.decide(sec, ask(1, "gw", fmt.Sprintf("/%d", i)))
+			}
+			nowNS := sec
+			for b.Loop() {
+				nowNS += ms
+				w.decide(nowNS, ask(1, "gw", "/new"))
+			}
+		})
+	}
+}

@@ -33,7 +33,7 @@ func (b *bucket) adopt(l *limits.Limit, changedNS, nowNS int64) {
 		return
 	}
 	b.limit = l
-	if old == nil || (old.Key == l.Key && old.Born() != l.Born()) {
+	if old == nil || (old.Key == l.Key && old.Born() != l.Born() && old.Born() != 0) {
 		b.rate, b.capacity = l.Rate(), l.Capacity()
 		b.tokens, b.rem, b.lastNS = b.capacity, 0, nowNS
 		return

@@ -74,7 +74,7 @@ func (e *Engine) endDrain() {
 // dismissAfter refuses every waiter whose turn cannot come by deadlineNS, in order of
 // arrival, so that those who stay move up no further than they should.
 func (g *gate) dismissAfter(deadlineNS, nowNS int64) {
-	ahead := make(map[*lane]uint64, len(g.lanes))
+	ahead := make(map[*lane]uint64, len(g.byKey))
 	for _, w := range g.waiters() {
 		l := w.lane
 		for i := range w.decision.takes {
@@ -91,8 +91,8 @@ func (g *gate) dismissAfter(deadlineNS, nowNS int64) {
 // syncWaiting is sync with the gateway's name as a waiter's request wrote it.
 func (g *gate) syncWaiting(t *limits.Table, nowNS int64) {
 	w := g.stuck.first
-	if len(g.lanes) > 0 {
-		w = g.lanes[0].first
+	if g.lanes.first != nil {
+		w = g.lanes.first.first
 	}
 	if w == nil {
 		return

@@ -145,7 +145,7 @@ func (e *Engine) decide(nowNS int64, r *Request, maxWaitNS int64, d *Decision) (
 	grown := len(d.takes) + len(d.gates)
 	for _, g := range d.gates {
 		g.serve(nowNS)
-		g.evictOwn(nowNS)
+		g.evictOwn(grown, nowNS)
 		g.mu.Unlock()
 	}
 	if e.dynamic.Load() > int64(e.cfg.MaxBuckets) {

@@ -67,10 +67,14 @@ func (g *gate) updateHolder() {
 	e.holders = e.holders[:last]
 }
 
-// evictOwn makes room where it was used up: a gate with many bounded buckets pays for its new
-// one itself, so that names invented for one gateway cost the others nothing.
-func (g *gate) evictOwn(nowNS int64) {
-	if len(g.dynamic) > 2*evictionSample && g.engine.dynamic.Load() > int64(g.engine.cfg.MaxBuckets) {
+// evictOwn makes room where it was used up, after a request that may have made grown new buckets: a
+// gate with many bounded ones pays for them itself, so that names invented for one gateway cost the
+// others nothing.
+func (g *gate) evictOwn(grown int, nowNS int64) {
+	for range grown {
+		if len(g.dynamic) <= 2*evictionSample || g.engine.dynamic.Load() <= int64(g.engine.cfg.MaxBuckets) {
+			return
+		}
 		g.evictOne(nowNS)
 	}
 }

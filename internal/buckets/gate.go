@@ -48,8 +48,8 @@ type gateName struct {
 
 // queue are the waiters of a gate.
 type queue struct {
-	lanes    []*lane // in the order of their turns
-	stuck    lane    // those who can never pass since the limits changed
+	lanes    ring
+	stuck    lane // those who can never pass since the limits changed
 	byKey    map[string]*lane
 	waiting  int
 	seq      uint64 // numbers the arrivals
@@ -66,9 +66,9 @@ type queue struct {
 const maxName = limits.MaxNameBytes
 
 // shortName returns s, or a hash of it where s is too long to be kept. Hashes begin with a
-// byte that no row's name can hold.
+// byte that no row's name can hold; a name that begins with it is hashed too, lest it pose as another.
 func shortName(s string) string {
-	if len(s) <= maxName {
+	if len(s) <= maxName && !isHash(s) {
 		return s
 	}
 	sum := sha256.Sum256([]byte(s))
@@ -106,9 +106,12 @@ func (g *gate) sync(t *limits.Table, gateway string, nowNS int64) {
 	}
 }
 
-// tookOverNS is the instant at which l took over b: that of the last change of rules, or l's
-// own where more than one change was missed.
+// tookOverNS is the instant at which l took over b: l's own where the same row changed, or where
+// more than one change of rules was missed, else that of the last change.
 func (g *gate) tookOverNS(b *bucket, l *limits.Limit) int64 {
+	if b.limit != nil && b.limit.Key == l.Key && l.SinceNS() > b.lastNS {
+		return l.SinceNS()
+	}
 	if b.gen+1 == g.gen || l.SinceNS() < b.lastNS {
 		return g.changedNS
 	}

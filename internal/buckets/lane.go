@@ -13,6 +13,36 @@ type lane struct {
 	key         string
 	first, last *waiter
 	hits        uint64 // of all in it
+
+	nextLane, prevLane *lane // in the ring
+}
+
+// ring are the lanes in the order of their turns. Every change of it takes the same short time,
+// however many lanes there are: clients may choose the names that make them.
+type ring struct{ first, last *lane }
+
+func (r *ring) append(l *lane) {
+	l.prevLane, l.nextLane = r.last, nil
+	if r.last != nil {
+		r.last.nextLane = l
+	} else {
+		r.first = l
+	}
+	r.last = l
+}
+
+func (r *ring) remove(l *lane) {
+	if l.prevLane != nil {
+		l.prevLane.nextLane = l.nextLane
+	} else {
+		r.first = l.nextLane
+	}
+	if l.nextLane != nil {
+		l.nextLane.prevLane = l.prevLane
+	} else {
+		r.last = l.prevLane
+	}
+	l.prevLane, l.nextLane = nil, nil
 }
 
 // laneKey writes the key of the request's lane into d.key: the endpoint and the buckets of
@@ -61,7 +91,7 @@ func (g *gate) laneOf(key levelKey) *lane {
 		g.byKey = make(map[string]*lane)
 	}
 	g.byKey[l.key] = l
-	g.lanes = append(g.lanes, l)
+	g.lanes.append(l)
 	return l
 }
 
@@ -125,7 +155,7 @@ func (g *gate) unlink(w *waiter) {
 	}
 	if l.first == nil && l != &g.stuck {
 		delete(g.byKey, l.key)
-		g.lanes = slices.DeleteFunc(g.lanes, func(o *lane) bool { return o == l })
+		g.lanes.remove(l)
 	}
 	g.waiting--
 	g.stale = true
@@ -144,7 +174,7 @@ func (g *gate) requeue(atNS int64) {
 			b.queued, b.pins = 0, 0
 		}
 	}
-	g.lanes, g.stuck, g.waiting = g.lanes[:0], lane{}, 0
+	g.lanes, g.stuck, g.waiting = ring{}, lane{}, 0
 	g.servedNS = max(g.servedNS, atNS)
 	clear(g.byKey)
 	for _, w := range waiters {
@@ -158,11 +188,15 @@ func (g *gate) requeue(atNS int64) {
 // waiters returns all in order of arrival.
 func (g *gate) waiters() []*waiter {
 	all := make([]*waiter, 0, g.waiting)
-	for _, l := range append(slices.Clone(g.lanes), &g.stuck) {
+	collect := func(l *lane) {
 		for w := l.first; w != nil; w = w.next {
 			all = append(all, w)
 		}
 	}
+	for l := g.lanes.first; l != nil; l = l.nextLane {
+		collect(l)
+	}
+	collect(&g.stuck)
 	slices.SortFunc(all, func(a, b *waiter) int { return cmp.Compare(a.seq, b.seq) })
 	return all
 }

@@ -1,7 +1,6 @@
 package buckets
 
 import (
-	"slices"
 	"time"
 
 	"github.com/tps-agent/ratelimitd/internal/limits"
@@ -61,17 +60,28 @@ func (g *gate) pass(atNS int64) (granted bool, nextNS int64) {
 	g.passID++
 	nextNS = limits.Never
 	var served []*lane
-	for _, l := range slices.Clone(g.lanes) {
+	for l := g.lanes.first; l != nil && !g.ownKept(); {
+		next := l.nextLane // l goes with its last waiter
 		fits, laneNS := g.passLane(l, atNS)
 		if fits {
 			served = append(served, l)
 		}
 		nextNS = min(nextNS, laneNS)
+		l = next
 	}
 	for _, l := range served {
-		g.toBack(l)
+		if l.first != nil {
+			g.lanes.remove(l)
+			g.lanes.append(l)
+		}
 	}
 	return len(served) > 0, nextNS
+}
+
+// ownKept tells whether a head of this pass keeps what every other one needs too: the rest of the
+// lanes need not be looked at, of which clients may make as many as they can invent names.
+func (g *gate) ownKept() bool {
+	return g.own.mark == g.passID && g.gatewayRow != nil && g.gatewayRow.Enabled
 }
 
 // passLane grants the head of the lane if it fits at atNS. Heads whose deadline has come are
@@ -132,14 +142,6 @@ func (w *waiter) keep(passID uint64, atNS int64) (untilNS int64) {
 func (r rank) narrower(o rank) bool {
 	width := [...]int{rankPerEndpoint: 0, rankEndpoint: 1, rankPerGateway: 2, rankGateway: 3}
 	return width[r] < width[o]
-}
-
-func (g *gate) toBack(l *lane) {
-	i := slices.Index(g.lanes, l)
-	if i < 0 || i == len(g.lanes)-1 {
-		return
-	}
-	g.lanes = append(slices.Delete(g.lanes, i, i+1), l)
 }
 
 // arm sets the gate's one timer to the next turn.
