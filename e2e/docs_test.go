@@ -3,7 +3,6 @@ package e2e_test
 import (
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -70,7 +69,7 @@ func runExample(t *testing.T, rows, lines string) {
 		t.Fatal(err)
 	}
 	e.store(t, file.Limits)
-	service, err := rls.New(rls.Config{GatewayKeys: []string{"gateway"}, EndpointKeys: []string{"endpoint"}, MaxSeries: 100}, engine, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	service, err := rls.New(rls.Config{GatewayKeys: []string{"gateway"}, EndpointKeys: []string{"endpoint"}, MaxSeries: 100}, engine, prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}

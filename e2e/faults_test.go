@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -15,55 +14,6 @@ import (
 
 	"github.com/tps-agent/ratelimitd/internal/testenv"
 )
-
-// traffic sends requests one after the other until it is stopped: to an endpoint whose limit
-// refuses everything and to one that has plenty of room, by turns. So a limit that is lost shows at
-// once, as well as a request that is not decided.
-type traffic struct {
-	sent, wrong int
-	firstWrong  string
-	quit        chan struct{}
-	running     sync.WaitGroup
-}
-
-// faultLimits are the limits that traffic relies on.
-const faultLimits = `INSERT INTO tps_limits (gateway, endpoint, max_tps) VALUES ('gw-main', 'closed', 0), ('gw-main', 'open', 1000000)`
-
-func startTraffic(s *stack) *traffic {
-	tr := &traffic{quit: make(chan struct{})}
-	wanted := map[string]int{"closed": http.StatusTooManyRequests, "open": http.StatusOK}
-	tr.running.Go(func() {
-		for {
-			for endpoint, want := range wanted {
-				r, err := s.get(context.Background(), endpoint)
-				tr.sent++
-				if err != nil || r.status != want {
-					if tr.wrong++; tr.wrong == 1 {
-						tr.firstWrong = fmt.Sprintf("request %d, endpoint %s: status %d, %v; want %d", tr.sent, endpoint, r.status, err, want)
-					}
-				}
-			}
-			select {
-			case <-tr.quit:
-				return
-			case <-time.After(2 * time.Millisecond): // the queue in memory is bounded
-			}
-		}
-	})
-	return tr
-}
-
-// stop ends the traffic and returns how many requests were sent, of which none may have been
-// answered otherwise than the limits say.
-func (tr *traffic) stop(tb testing.TB) int {
-	tb.Helper()
-	close(tr.quit)
-	tr.running.Wait()
-	if tr.wrong > 0 {
-		tb.Errorf("%d of %d requests were answered wrongly, the first one: %s", tr.wrong, tr.sent, tr.firstWrong)
-	}
-	return tr.sent
-}
 
 // awaitMetric returns when a metric has a value.
 func (s *stack) awaitMetric(tb testing.TB, family string, want float64) {
@@ -81,7 +31,7 @@ func faultStack(t *testing.T) (*stack, *testenv.Postgres) {
 	t.Helper()
 	postgres := testenv.NewPostgres(t)
 	s := newStack(t, stackConfig{database: postgres.Database(t), env: []string{"TPS_MAX_QUEUE_SIZE=1000000", "TPS_POLL_INTERVAL=500ms"}})
-	s.setLimits(t, faultLimits)
+	s.setLimits(t, trafficLimits)
 	return s, postgres
 }
 
@@ -191,7 +141,7 @@ func TestStartWithoutPostgres(t *testing.T) {
 func TestStopWhilePostgresHangs(t *testing.T) {
 	postgres := testenv.NewPostgres(t)
 	s := newStack(t, stackConfig{database: postgres.Database(t), env: []string{"TPS_DRAIN_DELAY=0", "TPS_DRAIN_TIME=5s", "TPS_FLUSH_INTERVAL=1s"}})
-	s.setLimits(t, faultLimits)
+	s.setLimits(t, trafficLimits)
 	send(t, s, "open", 5)
 	s.awaitRows(t, 5)
 	postgres.Hang()

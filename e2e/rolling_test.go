@@ -4,8 +4,9 @@ package e2e_test
 
 import (
 	"fmt"
+	"net"
 	"net/http"
-	"strings"
+	"regexp"
 	"testing"
 	"time"
 
@@ -13,16 +14,17 @@ import (
 )
 
 // withReplica adds a second ratelimitd to both clusters.
-func withReplica(tb testing.TB, config, first, second string) string {
+func withReplica(tb testing.TB, config, addr string) string {
 	tb.Helper()
-	endpoint := func(addr string) string {
-		host, port, _ := strings.Cut(addr, ":")
-		return fmt.Sprintf("{ endpoint: { address: { socket_address: { address: %s, port_value: %s } } } }", host, port)
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		tb.Fatal(err)
 	}
-	if n := strings.Count(config, "["+endpoint(first)+"]"); n != 2 {
-		tb.Fatalf("the configuration names ratelimitd %d times, want 2", n)
+	endpoints := regexp.MustCompile(`(cluster_name: ratelimitd(?:_als)?, endpoints: \[\{ lb_endpoints: \[[^]]*)\]`)
+	if n := len(endpoints.FindAllString(config, -1)); n != 2 {
+		tb.Fatalf("the configuration has %d clusters of ratelimitd, want 2", n)
 	}
-	return strings.ReplaceAll(config, "["+endpoint(first)+"]", "["+endpoint(first)+", "+endpoint(second)+"]")
+	return endpoints.ReplaceAllString(config, fmt.Sprintf("$1, { endpoint: { address: { socket_address: { address: %s, port_value: %s } } } }]", host, port))
 }
 
 // Ten restarts under load, always of one of two replicas, cost no request. Access-log streams end between
@@ -34,15 +36,9 @@ func TestRollingRestarts(t *testing.T) {
 	database := testenv.Database(t)
 	second := newDaemon(t, append(settings, "TPS_DATABASE_URL="+database, "TPS_SERVER_ID=second")...)
 	second.start(t)
-	var first string
-	s := newStack(t, stackConfig{database: database, env: settings, editFor: func(addr, config string) string {
-		first = addr
-		return withReplica(t, config, addr, second.grpcAddr)
-	}})
-	s.setLimits(t, faultLimits)
-	if first == second.grpcAddr {
-		t.Fatal("there is only one replica")
-	}
+	s := newStack(t, stackConfig{database: database, env: settings, edit: func(config string) string { return withReplica(t, config, second.grpcAddr) }})
+	s.awaitHealthy(t, 2)
+	s.setLimits(t, trafficLimits)
 	tr := startTraffic(s)
 	for i := range restarts {
 		replica := [...]*daemon{s.daemon, second}[i%2] // in turns, so that the stream of logs moves for sure

@@ -29,15 +29,13 @@ type stack struct {
 
 // stackConfig says what differs between stacks; zero values are what most tests want.
 type stackConfig struct {
-	database string                     // address; empty = a fresh one on the shared server
-	envoy    string                     // file of envoy/; empty = envoy.yaml
-	edit     func(config string) string // what the test changes in it beyond addresses
-	// editFor is edit for a test that needs to know where ratelimitd listens.
-	editFor  func(grpcAddr, config string) string
-	upstream http.Handler // nil = 200 to everything
-	env      []string     // more settings of ratelimitd
-	alone    bool         // Envoy will not get on with ratelimitd
-	tls      *tls.Config  // of this test's own calls, where env asks for TLS
+	database  string                     // address; empty = a fresh one on the shared server
+	envoy     string                     // file of envoy/; empty = envoy.yaml
+	edit      func(config string) string // what the test changes in it beyond addresses
+	upstream  http.Handler               // nil = 200 to everything
+	env       []string                   // more settings of ratelimitd
+	unhealthy bool                       // Envoy's health checks will not find ratelimitd
+	tls       *tls.Config                // of this test's own calls, where env asks for TLS
 }
 
 func newStack(tb testing.TB, cfg stackConfig) *stack {
@@ -54,10 +52,7 @@ func newStack(tb testing.TB, cfg stackConfig) *stack {
 	if file == "" {
 		file = "envoy.yaml"
 	}
-	if cfg.editFor != nil {
-		cfg.edit = func(config string) string { return cfg.editFor(s.daemon.grpcAddr, config) }
-	}
-	s.envoy = testenv.StartEnvoy(tb, testenv.EnvoyConfig{File: file, Ratelimitd: s.daemon.grpcAddr, Upstream: s.upstream.Addr, Edit: cfg.edit, Unhealthy: cfg.alone})
+	s.envoy = testenv.StartEnvoy(tb, testenv.EnvoyConfig{File: file, Ratelimitd: s.daemon.grpcAddr, Upstream: s.upstream.Addr, Edit: cfg.edit, Unhealthy: cfg.unhealthy})
 	s.http1 = newHTTP1(tb)
 	return s
 }

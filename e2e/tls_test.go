@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -86,7 +85,8 @@ func TestMutualTLS(t *testing.T) {
 	s.setLimits(t, "INSERT INTO tps_limits (gateway, endpoint, max_tps, burst) VALUES ('gw-main', 'few', 1, 5)")
 	assertAdmitted(t, "few", send(t, s, "few", 20), 5, 1)
 
-	sent, stop := load(t, s)
+	s.setLimits(t, trafficLimits)
+	tr := startTraffic(s)
 	files.pair(t, files.authority, "server", "server-2")
 	testenv.Eventually(t, 20*time.Second, "the new certificate", func() error {
 		conn, err := tls.Dial("tcp", s.daemon.httpAddr, trusted)
@@ -99,36 +99,11 @@ func TestMutualTLS(t *testing.T) {
 		}
 		return nil
 	})
-	stop()
+	sent := tr.stop(t)
 	s.neverFailedOpen(t)
-	s.awaitRows(t, 20+*sent)
+	s.awaitRows(t, 20+sent)
 	if expiry := s.daemon.metric(t, "ratelimitd_tls_certificate_expiry_timestamp_seconds"); expiry == 0 {
 		t.Error("the expiry of the certificate is not told")
-	}
-}
-
-// load sends requests until stop is called, which fails the test where one of them was not decided.
-func load(t *testing.T, s *stack) (sent *int, stop func()) {
-	t.Helper()
-	sent = new(int)
-	quit := make(chan struct{})
-	var running sync.WaitGroup
-	running.Go(func() {
-		for {
-			select {
-			case <-quit:
-				return
-			default:
-			}
-			if r, err := s.get(t.Context(), "many"); err != nil || (r.status != http.StatusOK && r.status != http.StatusTooManyRequests) {
-				t.Errorf("under load: status %d, %v", r.status, err)
-			}
-			*sent++
-		}
-	})
-	return sent, func() {
-		close(quit)
-		running.Wait()
 	}
 }
 
@@ -138,7 +113,7 @@ func TestWrongAuthorityIsRefused(t *testing.T) {
 	other := testenv.NewAuthority(t, "another mesh")
 	files.pair(t, other, "envoy", "intruder")
 	trusted := files.authority.Client(t, files.authority)
-	s := newStack(t, stackConfig{env: files.env(), tls: trusted, alone: true, edit: func(config string) string { return files.edit(t, config) }})
+	s := newStack(t, stackConfig{env: files.env(), tls: trusted, unhealthy: true, edit: func(config string) string { return files.edit(t, config) }})
 	s.setLimits(t, "INSERT INTO tps_limits (gateway, max_tps) VALUES ('gw-main', 0)")
 	for range 5 {
 		if r := s.mustGet(t, "any"); r.status != http.StatusOK {

@@ -104,7 +104,7 @@ type server struct {
 	certs    *certs.Store  // nil = the ports are plain
 	draining atomic.Bool
 
-	watches    context.Context // of all health watches, which the drain ends
+	watches    context.Context // of the streams that the drain ends: watches of health, reflection
 	endWatches context.CancelFunc
 
 	health    *health.Server
@@ -261,7 +261,7 @@ func (s *server) makeRecorder() error {
 func (s *server) makeServers() error {
 	service, err := rls.New(rls.Config{
 		GatewayKeys: s.cfg.gatewayKeys, EndpointKeys: s.cfg.endpointKeys, ResponseHeaders: s.cfg.responseHeaders, MaxSeries: s.cfg.maxSeries,
-	}, s.engine, s.registry, s.log)
+	}, s.engine, s.registry)
 	if err != nil {
 		return err
 	}

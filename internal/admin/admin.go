@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/tps-agent/ratelimitd/internal/httpjson"
 	"github.com/tps-agent/ratelimitd/internal/limits"
 )
 
@@ -54,7 +55,7 @@ type api struct {
 func New(cfg Config, deps Deps) http.Handler {
 	a := &api{Deps: deps, tokens: cfg.Tokens, bodyTimeout: cfg.BodyTimeout}
 	if a.bodyTimeout <= 0 {
-		a.bodyTimeout = 10 * time.Second
+		a.bodyTimeout = httpjson.DefaultBodyTimeout
 	}
 	mux := http.NewServeMux()
 	for path, methods := range a.routes() {
@@ -65,7 +66,7 @@ func New(cfg Config, deps Deps) http.Handler {
 	}
 	mux.Handle("/json", deps.JSON)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		problem(w, http.StatusNotFound, "path "+quote(r.URL.Path)+": there is nothing")
+		httpjson.Problem(w, http.StatusNotFound, "path "+quote(r.URL.Path)+": there is nothing")
 	})
 	if cfg.ClientCertificates {
 		return withCertificate(mux)
@@ -94,7 +95,7 @@ func onlyMethods(methods map[string]http.Handler) http.Handler {
 	allowed := strings.Join(slices.Sorted(maps.Keys(methods)), ", ")
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Allow", allowed)
-		problem(w, http.StatusMethodNotAllowed, "method "+quote(r.Method)+": "+r.URL.Path+" takes "+allowed)
+		httpjson.Problem(w, http.StatusMethodNotAllowed, "method "+quote(r.Method)+": "+r.URL.Path+" takes "+allowed)
 	})
 }
 
@@ -107,7 +108,7 @@ func (a *api) metrics() http.Handler {
 }
 
 func (a *api) stats(w http.ResponseWriter, _ *http.Request) {
-	answer(w, http.StatusOK, a.Stats())
+	httpjson.Answer(w, http.StatusOK, a.Stats())
 }
 
 // quote shows what a client sent, cut to a length that fits a line.

@@ -12,6 +12,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/tps-agent/ratelimitd/internal/httpjson"
 )
 
 // Role is what a token allows. Write includes read.
@@ -69,7 +71,7 @@ var probes = []string{"/healthz", "/readyz", "/healthcheck"} //nolint:gochecknog
 func withCertificate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if (r.TLS == nil || len(r.TLS.VerifiedChains) == 0) && !slices.Contains(probes, r.URL.Path) {
-			problem(w, http.StatusForbidden, "this needs a client certificate of an authority in TPS_TLS_CLIENT_CA")
+			httpjson.Problem(w, http.StatusForbidden, "this needs a client certificate of an authority in TPS_TLS_CLIENT_CA")
 			return
 		}
 		next.ServeHTTP(w, r)
@@ -96,7 +98,7 @@ func (a *api) allow(w http.ResponseWriter, r *http.Request, need Role) bool {
 		return true
 	}
 	if err := thisHostAlone(r); err != nil {
-		problem(w, http.StatusForbidden, "without TPS_API_TOKENS writes are for this host alone: "+err.Error())
+		httpjson.Problem(w, http.StatusForbidden, "without TPS_API_TOKENS writes are for this host alone: "+err.Error())
 		return false
 	}
 	return true
@@ -109,13 +111,13 @@ func (a *api) allowToken(w http.ResponseWriter, r *http.Request, need Role) bool
 	switch {
 	case !given:
 		w.Header().Set("WWW-Authenticate", challenge)
-		problem(w, http.StatusUnauthorized, "this needs a token of TPS_API_TOKENS: Authorization: Bearer <token>")
+		httpjson.Problem(w, http.StatusUnauthorized, "this needs a token of TPS_API_TOKENS: Authorization: Bearer <token>")
 	case role == "":
 		w.Header().Set("WWW-Authenticate", challenge+`, error="invalid_token"`)
-		problem(w, http.StatusUnauthorized, "the token is none of TPS_API_TOKENS")
+		httpjson.Problem(w, http.StatusUnauthorized, "the token is none of TPS_API_TOKENS")
 	case need == RoleWrite && role != RoleWrite:
 		w.Header().Set("WWW-Authenticate", challenge+`, error="insufficient_scope"`)
-		problem(w, http.StatusForbidden, "the token's role is read; this needs write")
+		httpjson.Problem(w, http.StatusForbidden, "the token's role is read; this needs write")
 	default:
 		return true
 	}

@@ -2,6 +2,8 @@ package admin
 
 import (
 	"net/http"
+
+	"github.com/tps-agent/ratelimitd/internal/httpjson"
 )
 
 // Check is one thing that readiness depends on.
@@ -44,7 +46,7 @@ func (a *api) runChecks() (status string, results []checkResult) {
 
 // healthz says that the process lives: it is not to be restarted for what it lacks.
 func healthz(w http.ResponseWriter, _ *http.Request) {
-	answer(w, http.StatusOK, map[string]string{"status": "alive"})
+	httpjson.Answer(w, http.StatusOK, map[string]string{"status": "alive"})
 }
 
 // readyz says what is missing. A check that is not fatal is said, and the answer is still 200:
@@ -55,7 +57,7 @@ func (a *api) readyz(w http.ResponseWriter, _ *http.Request) {
 	if status == statusNotReady {
 		code = http.StatusServiceUnavailable
 	}
-	answer(w, code, struct {
+	httpjson.Answer(w, code, struct {
 		Status string        `json:"status"`
 		Checks []checkResult `json:"checks"`
 	}{status, results})

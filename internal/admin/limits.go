@@ -3,21 +3,15 @@ package admin
 import (
 	"bufio"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
-	"os"
-	"time"
 
+	"github.com/tps-agent/ratelimitd/internal/httpjson"
 	"github.com/tps-agent/ratelimitd/internal/limits"
 )
-
-// maxBody is the largest body of a request.
-const maxBody = 1 << 20
 
 // noLimits answers instead of a list while none was ever loaded.
 const noLimits = "no limits were loaded yet: /readyz says what is missing"
@@ -27,7 +21,7 @@ const noLimits = "no limits were loaded yet: /readyz says what is missing"
 func (a *api) listLimits(w http.ResponseWriter, r *http.Request) {
 	t := a.Current.Load()
 	if t == nil {
-		problem(w, http.StatusServiceUnavailable, noLimits)
+		httpjson.Problem(w, http.StatusServiceUnavailable, noLimits)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
@@ -73,12 +67,12 @@ type active struct {
 func (a *api) activeLimits(w http.ResponseWriter, r *http.Request) {
 	domain, err := only(r.URL.RawQuery, "domain")
 	if err != nil {
-		problem(w, http.StatusUnprocessableEntity, oneLine(err))
+		httpjson.Problem(w, http.StatusUnprocessableEntity, oneLine(err))
 		return
 	}
 	t := a.Current.Load()
 	if t == nil {
-		problem(w, http.StatusServiceUnavailable, noLimits)
+		httpjson.Problem(w, http.StatusServiceUnavailable, noLimits)
 		return
 	}
 	out := active{Gateways: map[string]int64{}, Endpoints: map[string]map[string]int64{}}
@@ -87,7 +81,7 @@ func (a *api) activeLimits(w http.ResponseWriter, r *http.Request) {
 			out.add(l)
 		}
 	}
-	answer(w, http.StatusOK, out)
+	httpjson.Answer(w, http.StatusOK, out)
 }
 
 func (a *active) add(l *limits.Limit) {
@@ -103,14 +97,14 @@ func (a *active) add(l *limits.Limit) {
 
 // putLimit writes one whole row; an absent column takes its default.
 func (a *api) putLimit(w http.ResponseWriter, r *http.Request) {
-	body, code, err := a.readBody(w, r)
+	body, code, err := httpjson.ReadBody(w, r, a.bodyTimeout)
 	if err != nil {
-		problem(w, code, err.Error())
+		httpjson.Problem(w, code, err.Error())
 		return
 	}
 	l, code, err := decodeRow(body)
 	if err != nil {
-		problem(w, code, oneLine(err))
+		httpjson.Problem(w, code, oneLine(err))
 		return
 	}
 	stored, err := a.Store.Put(r.Context(), l, who(r))
@@ -118,32 +112,14 @@ func (a *api) putLimit(w http.ResponseWriter, r *http.Request) {
 		a.failed(w, r, err)
 		return
 	}
-	answer(w, http.StatusOK, limits.RowOf(&stored))
-}
-
-// readBody returns the body, or the status and the fault.
-func (a *api) readBody(w http.ResponseWriter, r *http.Request) (body []byte, code int, err error) {
-	deadlines := http.NewResponseController(w)
-	_ = deadlines.SetReadDeadline(time.Now().Add(a.bodyTimeout)) // where w cannot, the server's own bounds hold
-	body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	tooLarge, isTooLarge := errors.AsType[*http.MaxBytesError](err)
-	switch {
-	case isTooLarge:
-		return nil, http.StatusRequestEntityTooLarge, fmt.Errorf("body: is over %d bytes", tooLarge.Limit)
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return nil, http.StatusRequestTimeout, fmt.Errorf("body: has not arrived within %v", a.bodyTimeout)
-	case err != nil:
-		return nil, http.StatusBadRequest, fmt.Errorf("body: %w", err)
-	}
-	_ = deadlines.SetReadDeadline(time.Time{}) // else it would end the request while the store works
-	return body, 0, nil
+	httpjson.Answer(w, http.StatusOK, limits.RowOf(&stored))
 }
 
 // deleteLimit removes the row of exactly the key in the query.
 func (a *api) deleteLimit(w http.ResponseWriter, r *http.Request) {
 	key, err := keyOf(r.URL.RawQuery)
 	if err != nil {
-		problem(w, http.StatusUnprocessableEntity, oneLine(err))
+		httpjson.Problem(w, http.StatusUnprocessableEntity, oneLine(err))
 		return
 	}
 	if err := a.Store.Delete(r.Context(), key, who(r)); err != nil {

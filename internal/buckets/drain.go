@@ -91,8 +91,8 @@ func (g *gate) dismissAfter(deadlineNS, nowNS int64) {
 // syncWaiting is sync with the gateway's name as a waiter's request wrote it.
 func (g *gate) syncWaiting(t *limits.Table, nowNS int64) {
 	w := g.stuck.first
-	if g.lanes.first != nil {
-		w = g.lanes.first.first
+	if turn := g.lanes.Front(); turn != nil {
+		w = turn.Value.(*lane).first
 	}
 	if w == nil {
 		return

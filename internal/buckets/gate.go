@@ -1,6 +1,7 @@
 package buckets
 
 import (
+	"container/list"
 	"crypto/sha256"
 	"encoding/binary"
 	"strings"
@@ -48,8 +49,8 @@ type gateName struct {
 
 // queue are the waiters of a gate.
 type queue struct {
-	lanes    ring
-	stuck    lane // those who can never pass since the limits changed
+	lanes    list.List // of *lane, in the order of their turns
+	stuck    lane      // those who can never pass since the limits changed
 	byKey    map[string]*lane
 	waiting  int
 	seq      uint64 // numbers the arrivals

@@ -165,8 +165,8 @@ func (w *world) checkNothingQueued() {
 	}
 	for i := range w.engine.shards {
 		for _, g := range w.engine.shards[i].appendTo(nil) {
-			if g.waiting != 0 || g.lanes.first != nil || len(g.byKey) != 0 || g.stuck.first != nil {
-				w.tb.Errorf("gate %+v: %d waiting, %d lanes, want none", g.name, g.waiting, len(g.byKey))
+			if g.waiting != 0 || g.lanes.Len() != 0 || len(g.byKey) != 0 || g.stuck.first != nil {
+				w.tb.Errorf("gate %+v: %d waiting, %d lanes, want none", g.name, g.waiting, g.lanes.Len())
 			}
 			g.checkNothingPinned(w.tb)
 		}

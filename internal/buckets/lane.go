@@ -2,6 +2,7 @@ package buckets
 
 import (
 	"cmp"
+	"container/list"
 	"slices"
 
 	"github.com/tps-agent/ratelimitd/internal/limits"
@@ -14,35 +15,7 @@ type lane struct {
 	first, last *waiter
 	hits        uint64 // of all in it
 
-	nextLane, prevLane *lane // in the ring
-}
-
-// ring are the lanes in the order of their turns. Every change of it takes the same short time,
-// however many lanes there are: clients may choose the names that make them.
-type ring struct{ first, last *lane }
-
-func (r *ring) append(l *lane) {
-	l.prevLane, l.nextLane = r.last, nil
-	if r.last != nil {
-		r.last.nextLane = l
-	} else {
-		r.first = l
-	}
-	r.last = l
-}
-
-func (r *ring) remove(l *lane) {
-	if l.prevLane != nil {
-		l.prevLane.nextLane = l.nextLane
-	} else {
-		r.first = l.nextLane
-	}
-	if l.nextLane != nil {
-		l.nextLane.prevLane = l.prevLane
-	} else {
-		r.last = l.prevLane
-	}
-	l.prevLane, l.nextLane = nil, nil
+	turn *list.Element // in gate.lanes; nil for gate.stuck
 }
 
 // laneKey writes the key of the request's lane into d.key: the endpoint and the buckets of
@@ -91,7 +64,7 @@ func (g *gate) laneOf(key levelKey) *lane {
 		g.byKey = make(map[string]*lane)
 	}
 	g.byKey[l.key] = l
-	g.lanes.append(l)
+	l.turn = g.lanes.PushBack(l)
 	return l
 }
 
@@ -155,7 +128,7 @@ func (g *gate) unlink(w *waiter) {
 	}
 	if l.first == nil && l != &g.stuck {
 		delete(g.byKey, l.key)
-		g.lanes.remove(l)
+		g.lanes.Remove(l.turn)
 	}
 	g.waiting--
 	g.stale = true
@@ -174,7 +147,8 @@ func (g *gate) requeue(atNS int64) {
 			b.queued, b.pins = 0, 0
 		}
 	}
-	g.lanes, g.stuck, g.waiting = ring{}, lane{}, 0
+	g.lanes.Init()
+	g.stuck, g.waiting = lane{}, 0
 	g.servedNS = max(g.servedNS, atNS)
 	clear(g.byKey)
 	for _, w := range waiters {
@@ -193,8 +167,8 @@ func (g *gate) waiters() []*waiter {
 			all = append(all, w)
 		}
 	}
-	for l := g.lanes.first; l != nil; l = l.nextLane {
-		collect(l)
+	for turn := g.lanes.Front(); turn != nil; turn = turn.Next() {
+		collect(turn.Value.(*lane))
 	}
 	collect(&g.stuck)
 	slices.SortFunc(all, func(a, b *waiter) int { return cmp.Compare(a.seq, b.seq) })

@@ -1,6 +1,7 @@
 package buckets
 
 import (
+	"container/list"
 	"time"
 
 	"github.com/tps-agent/ratelimitd/internal/limits"
@@ -59,21 +60,18 @@ func (g *gate) serve(nowNS int64) {
 func (g *gate) pass(atNS int64) (granted bool, nextNS int64) {
 	g.passID++
 	nextNS = limits.Never
-	var served []*lane
-	for l := g.lanes.first; l != nil && !g.ownKept(); {
-		next := l.nextLane // l goes with its last waiter
-		fits, laneNS := g.passLane(l, atNS)
+	var served []*list.Element
+	for turn := g.lanes.Front(); turn != nil && !g.ownKept(); {
+		next := turn.Next() // a lane goes with its last waiter
+		fits, laneNS := g.passLane(turn.Value.(*lane), atNS)
 		if fits {
-			served = append(served, l)
+			served = append(served, turn)
 		}
 		nextNS = min(nextNS, laneNS)
-		l = next
+		turn = next
 	}
-	for _, l := range served {
-		if l.first != nil {
-			g.lanes.remove(l)
-			g.lanes.append(l)
-		}
+	for _, turn := range served {
+		g.lanes.MoveToBack(turn) // does nothing where the lane has gone
 	}
 	return len(served) > 0, nextNS
 }

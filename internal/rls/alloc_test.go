@@ -1,47 +1,15 @@
+//go:build !race
+
 package rls
 
 import (
-	"bytes"
 	"context"
-	"log/slog"
 	"testing"
 
-	commonv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
-	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
-	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/mem"
-	"google.golang.org/protobuf/proto"
 
-	"github.com/tps-agent/ratelimitd/internal/buckets"
 	"github.com/tps-agent/ratelimitd/internal/limits"
 )
-
-// allocServer is a Service with limits on two levels, and the bytes of a request for them.
-func allocServer(tb testing.TB, maxTPS int64, hits uint32) (s *Service, request []byte) {
-	tb.Helper()
-	limit := func(endpoint, per string) limits.Limit {
-		return limits.Limit{Key: limits.Key{Gateway: "pay", Endpoint: endpoint, Per: per}, MaxTPS: maxTPS, Burst: 1000, Enabled: true}
-	}
-	table, err := limits.NewTable(nil, []limits.Limit{limit("", ""), limit("charge", ""), limit("", "user")}, limits.Stamp{ID: 1, AtNS: 1})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	current := &limits.Current{}
-	current.Store(table)
-	engine := buckets.New(buckets.Config{}, limits.NewClock(), current)
-	s, err = New(Config{GatewayKeys: []string{"gateway"}, EndpointKeys: []string{"endpoint"}, ResponseHeaders: true, MaxSeries: 10}, engine, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
-	if err != nil {
-		tb.Fatal(err)
-	}
-	request, err = proto.Marshal(&ratelimitv3.RateLimitRequest{Domain: "shop", HitsAddend: hits, Descriptors: []*commonv3.RateLimitDescriptor{
-		{Entries: []*commonv3.RateLimitDescriptor_Entry{{Key: "gateway", Value: "pay"}, {Key: "endpoint", Value: "charge"}, {Key: "user", Value: "ann"}}},
-		{Entries: []*commonv3.RateLimitDescriptor_Entry{{Key: "gateway", Value: "pay"}}},
-	}})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return s, request
-}
 
 // TestAlloc counts the allocations of a request between its bytes and those of the answer.
 //
@@ -50,15 +18,12 @@ func allocServer(tb testing.TB, maxTPS int64, hits uint32) (s *Service, request 
 //
 // What grpc-go and net/http allocate around it is theirs.
 func TestAlloc(t *testing.T) {
-	if raceEnabled {
-		t.Skip("the race detector allocates by itself; make test/alloc runs this without")
-	}
 	for name, c := range map[string]struct {
 		maxTPS int64
 		hits   uint32
 	}{"admitted": {limits.MaxMaxTPS, 0}, "refused": {1, 1000}, "never": {0, 1}} {
 		t.Run(name, func(t *testing.T) {
-			s, request := allocServer(t, c.maxTPS, c.hits)
+			s, request := twoLevelServer(t, c.maxTPS, c.hits)
 			answer := make([]byte, 0, answerSize)
 			got := testing.AllocsPerRun(1000, func() {
 				c := s.calls.Get().(*call)
@@ -98,33 +63,4 @@ func allocsOverCodec(t *testing.T, s *Service, request []byte) float64 {
 		}
 		out.Free()
 	})
-}
-
-// TestPoolIsBounded gives back calls that were large: their memory is not kept for the next.
-func TestPoolIsBounded(t *testing.T) {
-	for name, request := range map[string][]byte{
-		"many bytes":       append([]byte("\x0a\x80\x80\x08"), bytes.Repeat([]byte{'x'}, 2*maxPooledRequest)...),
-		"many descriptors": bytes.Repeat([]byte("\x12\x00"), 2*maxPooledItems),
-		"many entries":     manyEntries(2 * maxPooledItems),
-	} {
-		s, _ := allocServer(t, 1, 1)
-		c := s.calls.Get().(*call)
-		if err := c.UnmarshalWire(request); err != nil {
-			t.Fatal(err)
-		}
-		if c.request.decodingIs != nil {
-			t.Fatalf("%s: %v", name, c.request.decodingIs)
-		}
-		c.release()
-		for range 10 { // a pool gives what it holds to the goroutine that put it there
-			if next := s.calls.Get().(*call); next == c {
-				t.Errorf("%s: a call of %d bytes, %d descriptors, %d entries was kept", name, cap(c.request.buf), cap(c.request.Descriptors), cap(c.request.entries))
-			}
-		}
-	}
-}
-
-func manyEntries(n int) []byte {
-	content := bytes.Repeat([]byte("\x0a\x00"), n)
-	return appendMessage(nil, 2, func(b []byte) []byte { return append(b, content...) })
 }

@@ -10,7 +10,7 @@ import (
 
 // TestCodecSlices decodes a message that the transport delivers in several slices.
 func TestCodecSlices(t *testing.T) {
-	s, request := allocServer(t, 1, 1)
+	s, request := twoLevelServer(t, 1, 1)
 	var whole Request
 	if err := whole.UnmarshalWire(request); err != nil {
 		t.Fatal(err)
@@ -30,7 +30,7 @@ func TestCodecSlices(t *testing.T) {
 // TestCodecAnswerSizes encodes answers on both sides of what the pooled buffer holds, each of
 // which must be whole also after its buffer was given back and used again.
 func TestCodecAnswerSizes(t *testing.T) {
-	s, _ := allocServer(t, 1, 1)
+	s, _ := twoLevelServer(t, 1, 1)
 	for _, n := range []int{1, 100, 2000, 100_000} {
 		var out [2]mem.BufferSlice
 		for i := range out {

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/testing/protocmp"
 
 	"github.com/tps-agent/ratelimitd/internal/buckets"
+	"github.com/tps-agent/ratelimitd/internal/httpjson"
 	"github.com/tps-agent/ratelimitd/internal/limits"
 	"github.com/tps-agent/ratelimitd/internal/rls"
 )
@@ -72,8 +73,8 @@ func FuzzJSON(f *testing.F) {
 		f.Add([]byte(body), "x", false)
 	}
 	f.Add([]byte(payBody), "18446744073709551616", false)
-	f.Add([]byte(payBody+strings.Repeat(" ", rls.MaxBody-len(payBody))), "", true)
-	f.Add([]byte(payBody+strings.Repeat(" ", rls.MaxBody-len(payBody)+1)), "", true)
+	f.Add([]byte(payBody+strings.Repeat(" ", httpjson.MaxBody-len(payBody))), "", true)
+	f.Add([]byte(payBody+strings.Repeat(" ", httpjson.MaxBody-len(payBody)+1)), "", true)
 	f.Fuzz(func(t *testing.T, body []byte, maxWait string, loaded bool) {
 		synctest.Test(t, func(t *testing.T) { checkJSON(t, body, maxWait, loaded) })
 	})
@@ -87,7 +88,7 @@ func checkJSON(t *testing.T, body []byte, maxWait string, loaded bool) {
 	switch err := protojson.Unmarshal(body, &request); {
 	case invalidWait:
 		wantProblem(t, w.Code, http.StatusBadRequest, body, maxWait)
-	case len(body) > rls.MaxBody:
+	case len(body) > httpjson.MaxBody:
 		wantProblem(t, w.Code, http.StatusRequestEntityTooLarge, body, maxWait)
 	case err != nil:
 		wantProblem(t, w.Code, http.StatusBadRequest, body, maxWait)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"log/slog"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -69,7 +68,7 @@ func newServer(tb testing.TB, s setup, rows ...limits.Limit) *server {
 	if !s.noLimits {
 		f.load(tb, rows...)
 	}
-	service, err := rls.New(s.rls, f.engine, f.registry, slog.New(slog.DiscardHandler))
+	service, err := rls.New(s.rls, f.engine, f.registry)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -1,12 +1,9 @@
 package rls
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"os"
 	"strconv"
 	"time"
 
@@ -16,10 +13,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/tps-agent/ratelimitd/internal/buckets"
+	"github.com/tps-agent/ratelimitd/internal/httpjson"
 )
-
-// MaxBody is the largest body of a request over HTTP.
-const MaxBody = 1 << 20
 
 // maxWaitHeader bounds how long a request over HTTP may be held.
 const maxWaitHeader = "X-Max-Wait-Ms"
@@ -31,32 +26,32 @@ func (s *Service) JSON() http.Handler { return http.HandlerFunc(s.serveJSON) }
 func (s *Service) serveJSON(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
-		problem(w, http.StatusMethodNotAllowed, "method "+strconv.Quote(r.Method)+": /json takes POST")
+		httpjson.Problem(w, http.StatusMethodNotAllowed, "method "+strconv.Quote(r.Method)+": /json takes POST")
 		return
 	}
 	s.metrics.json.Inc()
 	maxWait, err := parseMaxWait(r.Header)
 	if err != nil {
 		s.metrics.failed(codes.InvalidArgument)
-		problem(w, http.StatusBadRequest, err.Error())
+		httpjson.Problem(w, http.StatusBadRequest, err.Error())
 		return
 	}
 	wire, code, err := readRequest(w, r, s.cfg.BodyTimeout)
 	if err != nil {
 		s.metrics.failed(codes.InvalidArgument)
-		problem(w, code, err.Error())
+		httpjson.Problem(w, code, err.Error())
 		return
 	}
 	c := s.calls.Get().(*call)
 	defer c.release()
 	if err := c.UnmarshalWire(wire); err != nil {
-		problem(w, http.StatusBadRequest, err.Error())
+		httpjson.Problem(w, http.StatusBadRequest, err.Error())
 		return
 	}
 	if err := s.decide(r.Context(), c, maxWait); err != nil {
 		st := grpcStatus(r.Context(), err)
 		s.metrics.failed(st.Code())
-		problem(w, httpStatus(st.Code()), st.Message())
+		httpjson.Problem(w, httpStatus(st.Code()), st.Message())
 		return
 	}
 	s.writeJSON(w, c)
@@ -77,18 +72,9 @@ func parseMaxWait(h http.Header) (time.Duration, error) {
 
 // readRequest returns the body in the wire format, or the status that says what is wrong.
 func readRequest(w http.ResponseWriter, r *http.Request, timeout time.Duration) (wire []byte, code int, err error) {
-	deadlines := http.NewResponseController(w)
-	_ = deadlines.SetReadDeadline(time.Now().Add(timeout)) // where w cannot, the server's own bounds hold
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxBody))
-	_ = deadlines.SetReadDeadline(time.Time{}) // else it would end a request that is held
-	var tooLarge *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooLarge):
-		return nil, http.StatusRequestEntityTooLarge, fmt.Errorf("body: is over %d bytes", tooLarge.Limit)
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return nil, http.StatusRequestTimeout, fmt.Errorf("body: has not arrived within %v", timeout)
-	case err != nil:
-		return nil, http.StatusBadRequest, fmt.Errorf("reading the body: %w", err)
+	body, code, err := httpjson.ReadBody(w, r, timeout)
+	if err != nil {
+		return nil, code, err
 	}
 	var m ratelimitv3.RateLimitRequest
 	if err := protojson.Unmarshal(body, &m); err != nil {
@@ -104,12 +90,12 @@ func readRequest(w http.ResponseWriter, r *http.Request, timeout time.Duration) 
 func (s *Service) writeJSON(w http.ResponseWriter, c *call) {
 	var m ratelimitv3.RateLimitResponse
 	if err := proto.Unmarshal(appendAnswer(nil, &c.request, &c.decision, s.cfg.ResponseHeaders), &m); err != nil {
-		problem(w, http.StatusInternalServerError, "encoding the answer: "+err.Error())
+		httpjson.Problem(w, http.StatusInternalServerError, "encoding the answer: "+err.Error())
 		return
 	}
 	body, err := protojson.Marshal(&m)
 	if err != nil {
-		problem(w, http.StatusInternalServerError, "encoding the answer: "+err.Error())
+		httpjson.Problem(w, http.StatusInternalServerError, "encoding the answer: "+err.Error())
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
@@ -133,20 +119,4 @@ func httpStatus(code codes.Code) int {
 	default:
 		return 499 // client closed request, as nginx says it
 	}
-}
-
-// problem answers with an RFC 9457 problem.
-func problem(w http.ResponseWriter, code int, detail string) {
-	body, err := json.Marshal(struct {
-		Title  string `json:"title"`
-		Status int    `json:"status"`
-		Detail string `json:"detail"`
-	}{http.StatusText(code), code, detail})
-	if err != nil {
-		http.Error(w, detail, code)
-		return
-	}
-	w.Header().Set("Content-Type", "application/problem+json")
-	w.WriteHeader(code)
-	_, _ = w.Write(append(body, '\n')) // as above
 }

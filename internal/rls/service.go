@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 	"time"
 
@@ -15,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/tps-agent/ratelimitd/internal/buckets"
+	"github.com/tps-agent/ratelimitd/internal/httpjson"
 )
 
 // Config says what of a request is the gateway and the endpoint, and what goes into answers.
@@ -43,12 +43,11 @@ type Service struct {
 	cfg     Config
 	engine  *buckets.Engine
 	metrics *metrics
-	log     *slog.Logger
 	calls   sync.Pool
 }
 
 // New returns a Service over engine. It registers its metrics, the engine's among them.
-func New(cfg Config, engine *buckets.Engine, reg prometheus.Registerer, log *slog.Logger) (*Service, error) {
+func New(cfg Config, engine *buckets.Engine, reg prometheus.Registerer) (*Service, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("configuring the rate limit service: %w", err)
 	}
@@ -57,9 +56,9 @@ func New(cfg Config, engine *buckets.Engine, reg prometheus.Registerer, log *slo
 		return nil, err
 	}
 	if cfg.BodyTimeout <= 0 {
-		cfg.BodyTimeout = 10 * time.Second
+		cfg.BodyTimeout = httpjson.DefaultBodyTimeout
 	}
-	s := &Service{cfg: cfg, engine: engine, metrics: m, log: log}
+	s := &Service{cfg: cfg, engine: engine, metrics: m}
 	s.calls.New = func() any { return &call{service: s} }
 	return s, nil
 }

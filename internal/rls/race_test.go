@@ -1,6 +1,0 @@
-//go:build race
-
-package rls
-
-// raceEnabled tells that the race detector runs, which allocates by itself.
-const raceEnabled = true
