@@ -10,18 +10,23 @@ import (
 	"github.com/tps-agent/ratelimitd/internal/wire"
 )
 
-// metadataNamespace is where Envoy keeps what the rate limit service said of a request.
-const metadataNamespace = "envoy.filters.http.ratelimit"
+// Where Envoy keeps what the rate limit service said of a request, and of a connection.
+const (
+	metadataNamespace    = "envoy.filters.http.ratelimit"
+	tcpMetadataNamespace = "envoy.filters.network.ratelimit"
+)
 
-// entry is what is taken from one HTTPAccessLogEntry. Its strings alias the message.
+// entry is what is taken from one HTTPAccessLogEntry or TCPAccessLogEntry. Its strings alias the
+// message.
 type entry struct {
+	tcp         bool
 	logType     int32
 	underway    bool            // says that the request goes on
 	start       secondsAndNanos // since 1970; zero = not told
 	took        secondsAndNanos // with what the request was held
 	cluster     string
 	route       string
-	rateLimited bool
+	flags       responseFlags
 	status      uint32 // 0 = no response
 	grpcHeader  string
 	grpcTrailer string
@@ -39,49 +44,57 @@ type decision struct {
 	waitedMS  float64
 }
 
-// counted tells whether the entry is the end of a request. Older Envoys send no type, the flag only.
+// responseFlags is a bit for each field of envoy.data.accesslog.v3.ResponseFlags that is set, at
+// the number of the field. What is numbered beyond 63 is not kept.
+type responseFlags uint64
+
+func flag(num protowire.Number) responseFlags { return 1 << num }
+
+// counted tells whether the entry is the end of a request, of a TCP connection or of a UDP
+// session. Older Envoys send no type, the flag only.
 func (e *entry) counted() bool {
-	const notSet, downstreamEnd = 0, 6
-	return !e.underway && (e.logType == notSet || e.logType == downstreamEnd)
+	const notSet, tcpConnectionEnd, downstreamEnd, udpSessionEnd = 0, 3, 6, 13
+	switch {
+	case e.underway:
+		return false
+	case e.tcp:
+		return e.logType == notSet || e.logType == tcpConnectionEnd || e.logType == udpSessionEnd
+	}
+	return e.logType == notSet || e.logType == downstreamEnd
 }
 
 // visitor takes what is in a message.
 type visitor struct {
-	http func(*entry) // an HTTP entry, valid during the call only
-	tcp  func()       // a TCP entry
-	bad  func(error)  // an entry, or the rest of a list of entries, that cannot be read
+	entry func(*entry) // valid during the call only
+	bad   func(error)  // an entry, or the rest of a list of entries, that cannot be read
 }
 
 // eachEntry decodes a StreamAccessLogsMessage and shows v its entries in order. An error says why
 // the rest of the message cannot be read.
 func eachEntry(b []byte, v visitor) error {
-	var e entry
 	return wire.Fields(b, func(num protowire.Number, list wire.Value) error {
-		logs, ok := list.Bytes()
-		switch {
-		case !ok:
-		case num == 2:
-			v.list(logs, func(b []byte) {
-				e = entry{}
-				if err := e.decode(b); err != nil {
-					v.bad(err)
-					return
-				}
-				v.http(&e)
-			})
-		case num == 3:
-			v.list(logs, func([]byte) { v.tcp() })
+		const httpLogs, tcpLogs = 2, 3
+		if logs, ok := list.Bytes(); ok && (num == httpLogs || num == tcpLogs) {
+			v.list(logs, num == tcpLogs)
 		}
 		return nil
 	})
 }
 
-// list calls f for each log_entry of an HTTPAccessLogEntries or TCPAccessLogEntries.
-func (v *visitor) list(b []byte, f func(entry []byte)) {
-	err := wire.Fields(b, func(num protowire.Number, entry wire.Value) error {
-		if b, ok := entry.Bytes(); ok && num == 1 {
-			f(b)
+// list shows each log_entry of an HTTPAccessLogEntries or TCPAccessLogEntries.
+func (v *visitor) list(b []byte, tcp bool) {
+	var e entry
+	err := wire.Fields(b, func(num protowire.Number, field wire.Value) error {
+		b, ok := field.Bytes()
+		if !ok || num != 1 {
+			return nil
 		}
+		e = entry{tcp: tcp}
+		if err := e.decode(b); err != nil {
+			v.bad(err)
+			return nil
+		}
+		v.entry(&e)
 		return nil
 	})
 	if err != nil {
@@ -96,7 +109,7 @@ func (e *entry) decode(b []byte) error {
 		case !ok:
 		case num == 1:
 			return wire.Fields(b, e.commonField)
-		case num == 4:
+		case num == 4 && !e.tcp:
 			return wire.Fields(b, e.responseField)
 		}
 		return nil
@@ -173,8 +186,15 @@ func (t secondsAndNanos) duration(most time.Duration) time.Duration {
 }
 
 func (e *entry) flagField(num protowire.Number, v wire.Value) error {
-	if n, ok := v.Varint(); ok && num == 12 {
-		e.rateLimited = n != 0
+	const unauthorizedDetails, most = 13, 63 // the first is a message, set where it is there
+	n, isVarint := v.Varint()
+	_, isMessage := v.Bytes()
+	switch {
+	case num > most:
+	case isVarint && num != unauthorizedDetails && n == 0:
+		e.flags &^= flag(num)
+	case isVarint && num != unauthorizedDetails, isMessage && num == unauthorizedDetails:
+		e.flags |= flag(num)
 	}
 	return nil
 }
@@ -261,8 +281,12 @@ func (e *entry) metadataField(num protowire.Number, v wire.Value) error {
 	if !ok || num != 1 {
 		return nil
 	}
+	wanted := metadataNamespace
+	if e.tcp {
+		wanted = tcpMetadataNamespace
+	}
 	namespace, fields, err := messagePair(b)
-	if err != nil || namespace != metadataNamespace {
+	if err != nil || namespace != wanted {
 		return err
 	}
 	e.decision = decision{} // of a key that comes twice in a map, the last counts

@@ -12,21 +12,20 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/structpb"
 )
 
 // decoded is what eachEntry has shown.
 type decoded struct {
 	entries []entry
-	tcp     int
 	faults  []error
 }
 
 func decodeAll(b []byte) (d decoded) {
 	err := eachEntry(b, visitor{
-		http: func(e *entry) { d.entries = append(d.entries, *e) },
-		tcp:  func() { d.tcp++ },
-		bad:  func(err error) { d.faults = append(d.faults, err) },
+		entry: func(e *entry) { d.entries = append(d.entries, *e) },
+		bad:   func(err error) { d.faults = append(d.faults, err) },
 	})
 	if err != nil {
 		d.faults = append(d.faults, err)
@@ -34,23 +33,43 @@ func decodeAll(b []byte) (d decoded) {
 	return d
 }
 
-// stock is what the protobuf library reads in an entry.
-func stock(e *logpb.HTTPAccessLogEntry) entry {
-	c, r := e.GetCommonProperties(), e.GetResponse()
-	fields := c.GetMetadata().GetFilterMetadata()[metadataNamespace].GetFields()
+// stockHTTP is what the protobuf library reads in an entry of HTTP.
+func stockHTTP(e *logpb.HTTPAccessLogEntry) entry {
+	r, out := e.GetResponse(), stockCommon(e.GetCommonProperties(), metadataNamespace)
+	out.status, out.grpcHeader, out.grpcTrailer = r.GetResponseCode().GetValue(), r.GetResponseHeaders()["grpc-status"], r.GetResponseTrailers()["grpc-status"]
+	return out
+}
+
+// stockTCP is what it reads in an entry of TCP.
+func stockTCP(e *logpb.TCPAccessLogEntry) entry {
+	out := stockCommon(e.GetCommonProperties(), tcpMetadataNamespace)
+	out.tcp = true
+	return out
+}
+
+func stockCommon(c *logpb.AccessLogCommon, namespace string) entry {
+	fields := c.GetMetadata().GetFilterMetadata()[namespace].GetFields()
 	return entry{
 		logType:  int32(c.GetAccessLogType()),
 		underway: c.GetIntermediateLogEntry(), //nolint:staticcheck // older Envoys have nothing else
 		start:    secondsAndNanos{c.GetStartTime().GetSeconds(), c.GetStartTime().GetNanos()},
 		took:     secondsAndNanos{c.GetDuration().GetSeconds(), c.GetDuration().GetNanos()},
-		cluster:  c.GetUpstreamCluster(), route: c.GetRouteName(), rateLimited: c.GetResponseFlags().GetRateLimited(),
-		status: r.GetResponseCode().GetValue(), grpcHeader: r.GetResponseHeaders()["grpc-status"], grpcTrailer: r.GetResponseTrailers()["grpc-status"],
+		cluster:  c.GetUpstreamCluster(), route: c.GetRouteName(), flags: stockFlags(c.GetResponseFlags()),
 		tagGateway: c.GetCustomTags()["gateway"], tagEndpoint: c.GetCustomTags()["endpoint"],
 		decision: decision{
 			domain: fields["domain"].GetStringValue(), gateway: fields["gateway"].GetStringValue(), endpoint: fields["endpoint"].GetStringValue(),
 			throttled: fields["throttled"].GetBoolValue(), waitedMS: fields["waited_ms"].GetNumberValue(),
 		},
 	}
+}
+
+// stockFlags has the bit of each field that is set.
+func stockFlags(f *logpb.ResponseFlags) (out responseFlags) {
+	f.ProtoReflect().Range(func(field protoreflect.FieldDescriptor, _ protoreflect.Value) bool {
+		out |= flag(field.Number())
+		return true
+	})
+	return out
 }
 
 var exactly = cmp.Options{
@@ -68,14 +87,13 @@ func assertLikeStock(tb testing.TB, b []byte, got decoded) {
 	}
 	var want decoded
 	for _, e := range m.GetHttpLogs().GetLogEntry() {
-		want.entries = append(want.entries, stock(e))
+		want.entries = append(want.entries, stockHTTP(e))
 	}
-	want.tcp = len(m.GetTcpLogs().GetLogEntry())
+	for _, e := range m.GetTcpLogs().GetLogEntry() {
+		want.entries = append(want.entries, stockTCP(e))
+	}
 	if len(got.faults) > 0 {
 		tb.Errorf("message %x: faults %v, want none as the protobuf library has none", b, got.faults)
-	}
-	if got.tcp != want.tcp {
-		tb.Errorf("message %x: %d TCP entries, want %d", b, got.tcp, want.tcp)
 	}
 	if diff := cmp.Diff(want.entries, got.entries, exactly); diff != "" {
 		tb.Errorf("message %x (-protobuf library, +own):\n%s", b, diff)
@@ -132,7 +150,8 @@ func unusual() map[string][]byte {
 		"a time made whole by parts":   oneEntry(common(field(5, varint(2, 5)), field(5, varint(1, 1_790_000_000)))),
 		"a negative time, then a good": oneEntry(common(field(5, varint(1, math.MaxUint64), varint(2, 9)), field(5, varint(1, 12)))),
 		"response twice":               oneEntry(response(field(1, varint(1, 503))), response(field(4, text(1, "grpc-status"), text(2, "3"))), response(field(1))),
-		"flags twice":                  oneEntry(common(field(16, varint(12, 1)), field(16, varint(12, 0)))),
+		"flags twice":                  oneEntry(common(field(16, varint(12, 1), varint(3, 1)), field(16, varint(12, 0)))),
+		"flags of other wire types":    oneEntry(common(field(16, field(12), varint(13, 1), field(13), fixed64(1, 1)))),
 		"a tag twice":                  oneEntry(common(field(22, text(1, "gateway"), text(2, "a")), field(22, text(1, "gateway"), text(2, "b")))),
 		"a tag without value":          oneEntry(common(field(22, text(1, "gateway"), text(2, "a")), field(22, text(1, "gateway")))),
 		"value before key":             oneEntry(common(field(22, text(2, "a"), text(1, "endpoint")))),
@@ -205,7 +224,7 @@ func TestOneBadEntryCostsNoOther(t *testing.T) {
 		"a message cut off":           {append(field(2, good("a")), 0x12, 0x7f), "a", 1},
 		"all bad":                     {field(2, field(1, endless), field(1, endless)), "", 2},
 		"no message at all":           {[]byte("GET / HTTP/1.1"), "", 1},
-		"a list of TCP logs, cut off": {append(field(3, field(1), field(1), []byte{0x0a, 0x7f}), field(2, good("b"))...), "b", 1},
+		"a list of TCP logs, cut off": {append(field(3, good("a"), []byte{0x0a, 0x7f}), field(2, good("b"))...), "a b", 1},
 	} {
 		got := decodeAll(c.b)
 		clusters := make([]string, 0, len(got.entries))
@@ -215,17 +234,6 @@ func TestOneBadEntryCostsNoOther(t *testing.T) {
 		if s := strings.Join(clusters, " "); s != c.want || len(got.faults) != c.bad {
 			t.Errorf("%s: read %q with %d faults %v, want %q with %d", name, s, len(got.faults), got.faults, c.want, c.bad)
 		}
-	}
-}
-
-func TestCountsTCPEntries(t *testing.T) {
-	m := &alspb.StreamAccessLogsMessage{LogEntries: &alspb.StreamAccessLogsMessage_TcpLogs{
-		TcpLogs: &alspb.StreamAccessLogsMessage_TCPAccessLogEntries{LogEntry: []*logpb.TCPAccessLogEntry{
-			{CommonProperties: &logpb.AccessLogCommon{UpstreamCluster: "db", AccessLogType: logpb.AccessLogType_TcpConnectionEnd}}, {}, {},
-		}},
-	}}
-	if got := decodeAll(marshal(t, m)); got.tcp != 3 || len(got.entries) != 0 || len(got.faults) != 0 {
-		t.Errorf("%d TCP entries, %d HTTP entries, faults %v; want 3, 0, none", got.tcp, len(got.entries), got.faults)
 	}
 }
 
@@ -245,6 +253,9 @@ func seeds(tb testing.TB) [][]byte {
 	all = append(all, marshal(tb, first))
 	for _, b := range unusual() {
 		all = append(all, b)
+	}
+	for _, c := range connections {
+		all = append(all, marshal(tb, tcpLogs(connected(c.entry...))))
 	}
 	tcp, cut := field(3, field(1, common(text(15, "db"))), field(1)), field(2, field(1, common(text(15, "a"))), []byte{0x0a, 0x7f})
 	return append(all, tcp, append(tcp, all[0]...), cut, append(cut, all[0]...), []byte("GET / HTTP/1.1"),
@@ -279,8 +290,8 @@ func FuzzDecodeEntry(f *testing.F) {
 		got := decodeAll(b)
 		assertLikeStock(t, b, got)
 		n := len(got.entries)
-		if n < 2 || n+len(got.faults) != 3 || got.tcp != 0 {
-			t.Fatalf("entry %x between good ones: %d entries, %d TCP entries, faults %v; want three, one of which may be a fault", e, n, got.tcp, got.faults)
+		if n < 2 || n+len(got.faults) != 3 {
+			t.Fatalf("entry %x between good ones: %d entries, faults %v; want three, one of which may be a fault", e, n, got.faults)
 		}
 		want := []entry{{cluster: "before"}, {cluster: "after"}}
 		if diff := cmp.Diff(want, []entry{got.entries[0], got.entries[n-1]}, exactly); diff != "" {

@@ -12,9 +12,6 @@ const (
 	dropMalformed = "malformed"  // bytes that are no access-log entry
 	dropRefused   = "refused"    // Postgres will never take the row
 	dropShutdown  = "shutdown"   // still waiting at the end of the stop
-
-	ignoredTCP          = "tcp"
-	ignoredIntermediate = "intermediate"
 )
 
 type metrics struct {
@@ -23,7 +20,7 @@ type metrics struct {
 	writeErrors prometheus.Counter
 	maintenance prometheus.Counter
 	dropped     *prometheus.CounterVec
-	ignored     *prometheus.CounterVec
+	ignored     prometheus.Counter
 	streams     prometheus.Gauge
 }
 
@@ -44,9 +41,9 @@ func newMetrics(reg prometheus.Registerer, queueLength func() int) (*metrics, er
 		dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "ratelimitd_recorder_dropped_total", Help: "Transactions lost, by reason (queue_full, malformed, refused, shutdown).",
 		}, []string{"reason"}),
-		ignored: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "ratelimitd_recorder_ignored_total", Help: "Access-log entries that are no finished HTTP request, by reason (tcp, intermediate).",
-		}, []string{"reason"}),
+		ignored: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "ratelimitd_recorder_ignored_total", Help: "Access-log entries that are not the end of a request or connection.",
+		}),
 		streams: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "ratelimitd_recorder_streams", Help: "Open access-log streams.",
 		}),
@@ -61,9 +58,6 @@ func newMetrics(reg prometheus.Registerer, queueLength func() int) (*metrics, er
 	}
 	for _, reason := range [...]string{dropQueueFull, dropMalformed, dropRefused, dropShutdown} {
 		m.dropped.WithLabelValues(reason)
-	}
-	for _, reason := range [...]string{ignoredTCP, ignoredIntermediate} {
-		m.ignored.WithLabelValues(reason)
 	}
 	return m, nil
 }

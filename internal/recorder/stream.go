@@ -85,15 +85,14 @@ type message struct{ recorder *Recorder }
 func (m *message) UnmarshalWire(b []byte) error {
 	r, receivedAt := m.recorder, time.Now()
 	err := eachEntry(b, visitor{
-		http: func(e *entry) {
+		entry: func(e *entry) {
 			if !e.counted() {
-				r.metrics.ignored.WithLabelValues(ignoredIntermediate).Inc()
+				r.metrics.ignored.Inc()
 				return
 			}
 			t := e.transaction(receivedAt)
 			r.Record(&t)
 		},
-		tcp: r.metrics.ignored.WithLabelValues(ignoredTCP).Inc,
 		bad: r.malformed,
 	})
 	if err != nil {

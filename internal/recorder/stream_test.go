@@ -170,14 +170,13 @@ func value(tb testing.TB, m prometheus.Metric) float64 {
 }
 
 // counts are what a Recorder has counted besides transactions.
-type counts struct{ Malformed, TCP, Intermediate int }
+type counts struct{ Malformed, Ignored int }
 
 func (s *service) counts(tb testing.TB) counts {
 	tb.Helper()
 	return counts{
-		Malformed:    int(value(tb, s.metrics.dropped.WithLabelValues(dropMalformed))),
-		TCP:          int(value(tb, s.metrics.ignored.WithLabelValues(ignoredTCP))),
-		Intermediate: int(value(tb, s.metrics.ignored.WithLabelValues(ignoredIntermediate))),
+		Malformed: int(value(tb, s.metrics.dropped.WithLabelValues(dropMalformed))),
+		Ignored:   int(value(tb, s.metrics.ignored)),
 	}
 }
 
@@ -266,9 +265,7 @@ func TestStreamGoesOn(t *testing.T) {
 	const bad = "caf\xe9\xff"
 	good := func(name string) []byte { return field(1, common(field(22, text(1, "endpoint"), text(2, name)))) }
 	broken := field(1, field(1, []byte{0x7a, 0x7f, 'x'})) // a cluster of 127 bytes that are not there
-	tcp := marshal(t, &alspb.StreamAccessLogsMessage{LogEntries: &alspb.StreamAccessLogsMessage_TcpLogs{
-		TcpLogs: &alspb.StreamAccessLogsMessage_TCPAccessLogEntries{LogEntry: []*logpb.TCPAccessLogEntry{{}, {}}},
-	}})
+	tcp := marshal(t, tcpLogs(connected(tcpTags("endpoint", "db")), connected(tcpType(logpb.AccessLogType_TcpPeriodic))))
 	var kinds []*logpb.HTTPAccessLogEntry
 	for _, kind := range []logpb.AccessLogType{
 		logpb.AccessLogType_NotSet, logpb.AccessLogType_DownstreamStart, logpb.AccessLogType_DownstreamPeriodic, logpb.AccessLogType_DownstreamEnd,
@@ -287,9 +284,9 @@ func TestStreamGoesOn(t *testing.T) {
 		"good":                        {messageOf(t, "a", "b"), []string{"a", "b"}, counts{}},
 		"nothing":                     {nil, nil, counts{}},
 		"the identifier alone":        {marshal(t, identified(httpLogs())), nil, counts{}},
-		"only ends of requests count": {marshal(t, httpLogs(kinds...)), []string{"NotSet", "DownstreamEnd"}, counts{Intermediate: 5}},
-		"TCP":                         {tcp, nil, counts{TCP: 2}},
-		"TCP and HTTP":                {bytes.Join([][]byte{tcp, messageOf(t, "a")}, nil), []string{"a"}, counts{TCP: 2}},
+		"only ends of requests count": {marshal(t, httpLogs(kinds...)), []string{"NotSet", "DownstreamEnd"}, counts{Ignored: 5}},
+		"TCP":                         {tcp, []string{"db"}, counts{Ignored: 1}},
+		"TCP and HTTP":                {bytes.Join([][]byte{tcp, messageOf(t, "a")}, nil), []string{"db", "a"}, counts{Ignored: 1}},
 		"invalid UTF-8 in tags": {
 			field(2, good("a"), good(bad), field(1, common(field(22, text(1, bad), text(2, bad)), field(22, text(1, "endpoint"), text(2, "c"))))),
 			[]string{"a", "caf\ufffd\ufffd", "c"},

@@ -7,7 +7,7 @@ import (
 	"unicode/utf8"
 )
 
-// Transaction is one finished request.
+// Transaction is one finished request, or one finished TCP connection.
 type Transaction struct {
 	Domain     string        // of the decision; empty where none is known
 	Gateway    string        // "-" where the entry tells none
@@ -15,7 +15,7 @@ type Transaction struct {
 	At         time.Time     // when it ended
 	Duration   time.Duration // less Waited
 	Waited     time.Duration // held by a limit
-	StatusCode int32         // 0 = no response
+	StatusCode int32         // 0 = no response, or no HTTP
 	Success    bool
 	Throttled  bool // refused by a limit
 }
@@ -37,9 +37,29 @@ func (e *entry) transaction(receivedAt time.Time) Transaction {
 	t.Waited = e.decision.waited()
 	t.Duration = max(took-t.Waited, 0)
 	t.At = e.endedAt(took, receivedAt)
-	t.Throttled = e.rateLimited || e.decision.throttled
-	t.Success = e.status != 0 && e.status < 500 && e.status != 429 && e.grpcOK() && !t.Throttled
+	t.Throttled = e.flags&flagRateLimited != 0 || e.decision.throttled
+	t.Success = e.succeeded() && !t.Throttled
 	return t
+}
+
+// The response flags that Envoy sets where something ended otherwise than it should.
+const (
+	flagRateLimited = responseFlags(1) << 12
+	// flagsOfNoFault tell of what was done on purpose: delay_injected, response_from_cache_filter.
+	flagsOfNoFault = responseFlags(1)<<10 | 1<<21
+	// flagsOfCut tell that the upstream's side broke a response off, which may be long after its
+	// code was sent: upstream_request_timeout, local_reset, upstream_remote_reset,
+	// upstream_connection_termination, upstream_protocol_error.
+	flagsOfCut = responseFlags(1)<<3 | 1<<4 | 1<<5 | 1<<7 | 1<<24
+)
+
+// succeeded: TCP has no code, so that every flag of a fault counts. A code of HTTP says more than
+// the flags, but for a response that was broken off after it.
+func (e *entry) succeeded() bool {
+	if e.tcp {
+		return e.flags&^flagsOfNoFault == 0
+	}
+	return e.status != 0 && e.status < 500 && e.status != 429 && e.flags&flagsOfCut == 0 && e.grpcOK()
 }
 
 // names come from the decision, else from the custom tags of Envoy's configuration, else from

@@ -120,6 +120,12 @@ var outcomes = []meaning{
 	{"grpc-status 14 in the headers of an answer without trailers", []part{responseHeader("grpc-status", "14")}, []want{ended(200, false)}},
 	{"trailers go before headers", []part{responseHeader("grpc-status", "2"), trailer("grpc-status", "0")}, nil},
 	{"other headers and trailers", []part{responseHeader("x-grpc-status", "2"), trailer("grpc-message", "2")}, nil},
+	{"a flag that says nothing of the response", []part{flags(&logpb.ResponseFlags{DelayInjected: true, DownstreamConnectionTermination: true})}, nil},
+	{"cut by the upstream after its code", []part{flags(&logpb.ResponseFlags{UpstreamConnectionTermination: true})}, []want{ended(200, false)}},
+	{"reset by the upstream after its code", []part{flags(&logpb.ResponseFlags{UpstreamRemoteReset: true})}, []want{ended(200, false)}},
+	{"broken by the upstream after its code", []part{flags(&logpb.ResponseFlags{UpstreamProtocolError: true})}, []want{ended(200, false)}},
+	{"out of time after its code", []part{flags(&logpb.ResponseFlags{UpstreamRequestTimeout: true})}, []want{ended(200, false)}},
+	{"reset here after its code", []part{flags(&logpb.ResponseFlags{LocalReset: true})}, []want{ended(200, false)}},
 	{"throttled by the flag alone", []part{limited}, []want{throttled}},
 	{"throttled by the metadata alone", []part{refusal(nil)}, []want{toPay, inDomain("edge"), throttled}},
 	{"throttled of another kind than a truth", []part{refusal(map[string]any{"throttled": "true"})}, []want{toPay, inDomain("edge")}},
@@ -163,12 +169,12 @@ func TestTransaction(t *testing.T) {
 	}
 }
 
-// decodeOne decodes a message of one good HTTP entry.
+// decodeOne decodes a message of one good entry.
 func decodeOne(tb testing.TB, b []byte) *entry {
 	tb.Helper()
 	got := decodeAll(b)
-	if len(got.entries) != 1 || got.tcp != 0 || len(got.faults) != 0 {
-		tb.Fatalf("message %x: %d entries, %d TCP entries, faults %v; want one entry", b, len(got.entries), got.tcp, got.faults)
+	if len(got.entries) != 1 || len(got.faults) != 0 {
+		tb.Fatalf("message %x: %d entries, faults %v; want one entry", b, len(got.entries), got.faults)
 	}
 	return &got.entries[0]
 }
@@ -215,7 +221,7 @@ func assertName(tb interface{ Fatalf(string, ...any) }, raw, got string) {
 func TestNamesShareNoMemoryWithTheMessage(t *testing.T) {
 	b := marshal(t, httpLogs(logged(payDecision)))
 	var got Transaction
-	err := eachEntry(b, visitor{http: func(e *entry) { got = e.transaction(receivedAt) }})
+	err := eachEntry(b, visitor{entry: func(e *entry) { got = e.transaction(receivedAt) }})
 	if err != nil {
 		t.Fatal(err)
 	}

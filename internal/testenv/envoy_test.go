@@ -12,7 +12,7 @@ import (
 )
 
 // envoyFiles are the configurations that users copy.
-var envoyFiles = []string{"envoy.yaml", "envoy-hold.yaml"}
+var envoyFiles = []string{"envoy.yaml", "envoy-hold.yaml", "envoy-tcp.yaml"}
 
 func readEnvoyFile(tb testing.TB, name string) string {
 	tb.Helper()
