@@ -21,7 +21,7 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 var discard = slog.New(slog.DiscardHandler)
 
 // newest is the number of the last file in this directory.
-const newest = 2
+const newest = 3
 
 func tables(t *testing.T, conn *pgx.Conn) []string {
 	t.Helper()

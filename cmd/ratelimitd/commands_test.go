@@ -107,14 +107,14 @@ func TestReadmeHasTheSettings(t *testing.T) {
 
 func TestLimitsAndCheck(t *testing.T) {
 	d := start(t, "TPS_DEFAULT_MAX_TPS=0")
-	header := "DOMAIN  GATEWAY  ENDPOINT  PER  MAX_TPS  BURST  MAX_WAIT_MS  ENABLED  SHADOW  VERSION  NOTE\n"
+	header := "DOMAIN  GATEWAY  ENDPOINT  PER  MAX_TPS  PER_SECONDS  ALGORITHM  BURST  MAX_WAIT_MS  ENABLED  SHADOW  VERSION  NOTE\n"
 	if got := d.ratelimitd(t, "limits", "list"); got.code != 0 || got.stdout != header {
 		t.Errorf("list of none: %+v", got)
 	}
 	d.ratelimitd(t, "check", "gateway=shop").wants(t, 0, "OK\nno limit applies\n", "")
 	set := d.ratelimitd(t, "limits", "set", "--gateway=shop", "--endpoint=pay", "--max-tps=2", "--burst=1", "--note=a\tb\n\x1b[31mred")
-	want := "DOMAIN  GATEWAY  ENDPOINT  PER  MAX_TPS  BURST  MAX_WAIT_MS  ENABLED  SHADOW  VERSION  NOTE\n" +
-		"        shop     pay       -    2        1      0            true     false   2        \"a\\tb\\n\\x1b[31mred\"\n"
+	want := "DOMAIN  GATEWAY  ENDPOINT  PER  MAX_TPS  PER_SECONDS  ALGORITHM     BURST  MAX_WAIT_MS  ENABLED  SHADOW  VERSION  NOTE\n" +
+		"        shop     pay       -    2        1            token_bucket  1      0            true     false   2        \"a\\tb\\n\\x1b[31mred\"\n"
 	if set.code != 0 || set.stdout != want {
 		t.Errorf("set: %+v\nwant %s", set, want)
 	}
@@ -133,7 +133,7 @@ func TestLimitsAndCheck(t *testing.T) {
 	d.ratelimitd(t, "check", "--domain=", "gateway=shop").wants(t, 1, "", "ratelimitd: the server answered 400 Bad Request: ")
 
 	every := d.ratelimitd(t, "limits", "set", "--domain=d", "--gateway=g*", "--per=user", "--max-wait-ms=7", "--shadow", "--disabled", "--note=plain words")
-	every.wants(t, 0, "d       g*       -         user  1000     -      7            false    true    3        plain words\n", "")
+	every.wants(t, 0, "d       g*       -         user  1000     1            token_bucket  -      7            false    true    3        plain words\n", "")
 	listed := d.ratelimitd(t, "limits", "list", "-o", "json")
 	var list struct{ Limits []limits.Row }
 	if err := json.Unmarshal([]byte(listed.stdout), &list); err != nil || len(list.Limits) != 2 || *list.Limits[0].Note != "a\tb\n\x1b[31mred" || *list.Limits[1].Per != "user" {

@@ -46,8 +46,9 @@ type limitsCmd struct {
 	Set struct {
 		remote
 		keyFlags
-		MaxTPS    int64  `name:"max-tps" default:"1000" help:"Transactions per second; 0 refuses everything."`
-		Burst     *int64 `help:"Capacity of the bucket; absent = a tenth of a second, at least 10 (or max-tps, if that is less)."`
+		MaxTPS    int64  `name:"max-tps" default:"1000" help:"Transactions per second, or per window where there is --per-seconds; 0 refuses everything."`
+		Algorithm string `default:"token_bucket" help:"token_bucket, fixed_window or sliding_window."`
+		Burst     *int64 `help:"Capacity of a token bucket; absent = a tenth of a second, at least 10 (or max-tps, if that is less), and max-tps for a longer window."`
 		MaxWaitMS int64  `name:"max-wait-ms" help:"A request without room may wait this long for its turn."`
 		Shadow    bool   `help:"Decide and count, but never refuse or hold."`
 		Disabled  bool   `help:"Keep the row, but limit nothing."`
@@ -65,10 +66,12 @@ type keyFlags struct {
 	Gateway  string `required:"" help:"Gateway; * stands for any bytes."`
 	Endpoint string `help:"Endpoint; empty = the gateway as a whole."`
 	Per      string `help:"Descriptor key each value of which is limited by itself."`
+
+	PerSeconds int64 `name:"per-seconds" default:"1" help:"Length of the window: limits of several windows apply side by side."`
 }
 
 func (k *keyFlags) key() limits.Key {
-	return limits.Key{Domain: k.Domain, Gateway: k.Gateway, Endpoint: k.Endpoint, Per: k.Per}
+	return limits.Key{Domain: k.Domain, Gateway: k.Gateway, Endpoint: k.Endpoint, Per: k.Per, PerSeconds: k.PerSeconds}
 }
 
 func (c *limitsCmd) run(ctx context.Context, command string, env []string, stdout io.Writer) error {
@@ -82,7 +85,7 @@ func (c *limitsCmd) run(ctx context.Context, command string, env []string, stdou
 		enabled := !c.Set.Disabled
 		k := c.Set.key()
 		row, err := api.PutLimit(ctx, limits.Row{
-			Domain: k.Domain, Gateway: k.Gateway, Endpoint: &k.Endpoint, Per: &k.Per, MaxTPS: &c.Set.MaxTPS, Enabled: &enabled,
+			Domain: k.Domain, Gateway: k.Gateway, Endpoint: &k.Endpoint, Per: &k.Per, PerSeconds: &k.PerSeconds, Algorithm: &c.Set.Algorithm, MaxTPS: &c.Set.MaxTPS, Enabled: &enabled,
 			Burst: c.Set.Burst, MaxWaitMS: &c.Set.MaxWaitMS, Shadow: &c.Set.Shadow, Note: &c.Set.Note,
 		})
 		if err != nil {
@@ -114,10 +117,10 @@ func printJSON(w io.Writer, v any) error {
 
 func printRows(w io.Writer, rows []limits.Row) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "DOMAIN\tGATEWAY\tENDPOINT\tPER\tMAX_TPS\tBURST\tMAX_WAIT_MS\tENABLED\tSHADOW\tVERSION\tNOTE")
+	fmt.Fprintln(t, "DOMAIN\tGATEWAY\tENDPOINT\tPER\tMAX_TPS\tPER_SECONDS\tALGORITHM\tBURST\tMAX_WAIT_MS\tENABLED\tSHADOW\tVERSION\tNOTE")
 	for _, r := range rows {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n", r.Domain, r.Gateway, show(r.Endpoint), show(r.Per),
-			show(r.MaxTPS), show(r.Burst), show(r.MaxWaitMS), show(r.Enabled), show(r.Shadow), r.Version, oneLine(r.Note))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n", r.Domain, r.Gateway, show(r.Endpoint), show(r.Per),
+			show(r.MaxTPS), show(r.PerSeconds), show(r.Algorithm), show(r.Burst), show(r.MaxWaitMS), show(r.Enabled), show(r.Shadow), r.Version, oneLine(r.Note))
 	}
 	return t.Flush()
 }
@@ -227,8 +230,11 @@ func (c *checkCmd) print(w io.Writer, d client.Decision) error {
 		if s.DurationUntilReset != "" {
 			reset = "reset in " + s.DurationUntilReset
 		}
-		fmt.Fprintf(w, "limit %s: %d per %s, %d remaining, %s\n", s.CurrentLimit.Name, s.CurrentLimit.RequestsPerUnit,
-			strings.ToLower(s.CurrentLimit.Unit), s.LimitRemaining, reset)
+		unit := strings.ToLower(s.CurrentLimit.Unit)
+		if unit == "unknown" || unit == "" {
+			unit = "window" // whose length the name tells
+		}
+		fmt.Fprintf(w, "limit %s: %d per %s, %d remaining, %s\n", s.CurrentLimit.Name, s.CurrentLimit.RequestsPerUnit, unit, s.LimitRemaining, reset)
 	}
 	return nil
 }

@@ -3,11 +3,13 @@ package admin
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 
 	"github.com/tps-agent/ratelimitd/internal/httpjson"
 	"github.com/tps-agent/ratelimitd/internal/limits"
@@ -58,7 +60,8 @@ func writeRows(w *bufio.Writer, t *limits.Table) error {
 	return w.Flush()
 }
 
-// active are the enabled rows of one domain, without those that count per value.
+// active are the enabled rows of one domain, without those that count per value or over another
+// window than a second.
 type active struct {
 	Gateways  map[string]int64            `json:"gateway_limits"`
 	Endpoints map[string]map[string]int64 `json:"endpoint_limits"`
@@ -77,7 +80,7 @@ func (a *api) activeLimits(w http.ResponseWriter, r *http.Request) {
 	}
 	out := active{Gateways: map[string]int64{}, Endpoints: map[string]map[string]int64{}}
 	for l := range t.All() {
-		if l.Domain == domain["domain"] && l.Enabled && l.Per == "" {
+		if l.Domain == domain["domain"] && l.Enabled && l.Dim() == (limits.Dim{}) {
 			out.add(l)
 		}
 	}
@@ -129,14 +132,21 @@ func (a *api) deleteLimit(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// keyOf reads domain, gateway, endpoint and per; an empty one is as good as none.
+// keyOf reads domain, gateway, endpoint, per and per_seconds; an empty one is as good as none.
 func keyOf(query string) (limits.Key, error) {
-	v, err := only(query, "domain", "gateway", "endpoint", "per")
+	v, err := only(query, "domain", "gateway", "endpoint", "per", "per_seconds")
 	if err != nil {
 		return limits.Key{}, err
 	}
 	key := limits.Key{Domain: v["domain"], Gateway: v["gateway"], Endpoint: v["endpoint"], Per: v["per"]}
-	return key, key.Validate()
+	if seconds := v["per_seconds"]; seconds != "" {
+		key.PerSeconds, err = strconv.ParseInt(seconds, 10, 64)
+		if err != nil || key.PerSeconds == 0 {
+			err = &limits.FieldError{Field: "per_seconds", Value: quote(seconds), Reason: fmt.Sprintf("is not within 1 to %d", limits.MaxPerSeconds)}
+			return key, errors.Join(err, limits.Key{Domain: key.Domain, Gateway: key.Gateway, Endpoint: key.Endpoint, Per: key.Per}.Validate())
+		}
+	}
+	return key.Canonical(), key.Validate()
 }
 
 // only returns the parameters of a query, each of which must have one of names and come once: a

@@ -255,7 +255,7 @@ func TestDelete(t *testing.T) {
 		{"gateway=%ff", 422, `gateway "\xff": is not valid UTF-8`},
 		{"gateway=" + strings.Repeat("x", 256), 422, "is longer than 255 bytes"},
 		{"gateway=shop&gateway=bank", 422, "query parameter gateway: comes 2 times"},
-		{"gatway=shop", 422, `query parameter "gatway": is none of [domain gateway endpoint per]`},
+		{"gatway=shop", 422, `query parameter "gatway": is none of [domain gateway endpoint per per_seconds]`},
 		{"Gateway=shop", 422, `query parameter "Gateway": is none of`},
 		{"gateway=%zz", 422, `query "gateway=%zz": invalid URL escape`},
 		{"gateway=a;b", 422, "invalid semicolon"},

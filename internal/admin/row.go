@@ -99,6 +99,10 @@ func setColumn(row *limits.Row, name string, v json.RawMessage) (reason string) 
 		row.Endpoint, reason = pointer(v, text)
 	case "per":
 		row.Per, reason = pointer(v, text)
+	case "per_seconds":
+		row.PerSeconds, reason = pointer(v, whole)
+	case "algorithm":
+		row.Algorithm, reason = pointer(v, text)
 	case "max_tps":
 		row.MaxTPS, reason = pointer(v, whole)
 	case "enabled":

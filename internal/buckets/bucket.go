@@ -13,6 +13,7 @@ type bucket struct {
 	tokens   uint64 // whole tokens at lastNS
 	rem      uint64 // parts of the next token at lastNS, of rate.PerNS
 	lastNS   int64
+	window   *window // of an algorithm with windows, which tokens follow; nil = token bucket
 
 	gen    uint64 // generation of the gate's rules for which limit was looked up
 	mark   uint64 // pass in which a waiter kept the bucket's tokens for itself
@@ -34,12 +35,16 @@ func (b *bucket) adopt(l *limits.Limit, changedNS, nowNS int64) {
 	}
 	b.limit = l
 	if old == nil || (old.Key == l.Key && old.Born() != l.Born() && old.Born() != 0) {
-		b.rate, b.capacity = l.Rate(), l.Capacity()
+		b.rate, b.capacity, b.window = l.Rate(), l.Capacity(), newWindow(l, 0, nowNS)
 		b.tokens, b.rem, b.lastNS = b.capacity, 0, nowNS
 		return
 	}
 	b.advance(min(changedNS, nowNS))
-	b.resize(l.Rate(), l.Capacity())
+	if b.window == nil && l.Algorithm == limits.TokenBucket {
+		b.resize(l.Rate(), l.Capacity())
+	} else {
+		b.convert(l)
+	}
 	b.advance(nowNS)
 }
 
@@ -57,12 +62,36 @@ func (b *bucket) resize(rate limits.Rate, capacity uint64) {
 	}
 }
 
+// convert is resize where one of the two algorithms has windows. What was used counts as used at
+// lastNS where the algorithm is another one.
+func (b *bucket) convert(l *limits.Limit) {
+	used := b.used()
+	b.rate, b.capacity, b.rem = l.Rate(), l.Capacity(), 0
+	if !b.window.is(l) {
+		b.window = newWindow(l, used, b.lastNS)
+	}
+	b.tokens = b.capacity - min(used, b.capacity)
+}
+
+// used is how many hits count at lastNS. After a cut it may be more than the capacity of a limit
+// with windows.
+func (b *bucket) used() uint64 {
+	if b.window != nil {
+		return b.window.used
+	}
+	return b.capacity - b.tokens
+}
+
 // advance refills up to nowNS. A clock that stands or goes back changes nothing.
 func (b *bucket) advance(nowNS int64) {
 	if nowNS <= b.lastNS {
 		return
 	}
-	if b.tokens < b.capacity {
+	switch {
+	case b.window != nil:
+		b.window.advance(b.lastNS, nowNS)
+		b.tokens = b.capacity - min(b.window.used, b.capacity)
+	case b.tokens < b.capacity:
 		add, left := b.rate.Refill(nowNS-b.lastNS, b.rem, b.capacity-b.tokens)
 		b.tokens += add
 		b.rem = left
@@ -71,11 +100,21 @@ func (b *bucket) advance(nowNS int64) {
 }
 
 // take removes hits that are there.
-func (b *bucket) take(hits uint64) { b.tokens -= hits }
+func (b *bucket) take(hits uint64) {
+	b.tokens -= hits
+	if b.window != nil {
+		b.window.add(b.lastNS, hits)
+	}
+}
 
 // give puts hits back, never above capacity.
 func (b *bucket) give(hits uint64) {
 	if hits == 0 {
+		return
+	}
+	if b.window != nil {
+		b.window.remove(b.lastNS, min(hits, b.window.used))
+		b.tokens = b.capacity - min(b.window.used, b.capacity)
 		return
 	}
 	b.tokens += min(hits, b.capacity-b.tokens)
@@ -91,6 +130,8 @@ func (b *bucket) waitNS(hits uint64) int64 {
 		return limits.Never
 	case hits <= b.tokens:
 		return 0
+	case b.window != nil:
+		return b.window.releaseNS(b.lastNS, b.window.used+hits-b.capacity)
 	}
 	return b.rate.WaitNS(hits-b.tokens, b.rem)
 }
@@ -103,6 +144,8 @@ func (b *bucket) queueWaitNS(ahead, hits uint64) int64 {
 		return limits.Never
 	case ahead+hits <= b.tokens:
 		return 0
+	case b.window != nil:
+		return b.window.queueNS(b.lastNS, b.capacity, ahead+hits)
 	case hits == 0:
 		return b.rate.WaitNS(ahead-min(ahead, b.tokens), b.rem)
 	}
@@ -111,7 +154,10 @@ func (b *bucket) queueWaitNS(ahead, hits uint64) int64 {
 
 // fullInNS is the time from lastNS until the bucket is full again.
 func (b *bucket) fullInNS() int64 {
-	if b.tokens >= b.capacity {
+	switch {
+	case b.window != nil && b.window.used > 0:
+		return b.window.releaseNS(b.lastNS, b.window.used)
+	case b.tokens >= b.capacity:
 		return 0
 	}
 	return b.rate.WaitNS(b.capacity-b.tokens, b.rem)

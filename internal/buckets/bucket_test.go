@@ -31,7 +31,7 @@ func newExactBucket(l *limits.Limit, nowNS int64) *exactBucket {
 
 func (b *exactBucket) setLimit(l *limits.Limit) {
 	b.capacity = ratOf(l.Capacity())
-	b.rate = big.NewRat(l.MaxTPS, sec)
+	b.rate = big.NewRat(l.MaxTPS, l.WindowNS())
 }
 
 func ratOf(n uint64) *big.Rat { return new(big.Rat).SetUint64(n) }
@@ -79,13 +79,37 @@ func (b *exactBucket) wait(hits uint64) int64 {
 	}
 	missing.Quo(missing, b.rate)
 	ceil := new(big.Int).Add(missing.Num(), new(big.Int).Sub(missing.Denom(), big.NewInt(1)))
-	return ceil.Div(ceil, missing.Denom()).Int64()
+	if ceil.Div(ceil, missing.Denom()); !ceil.IsInt64() {
+		return limits.Never // in more than 292 years
+	}
+	return ceil.Int64()
+}
+
+func (b *exactBucket) full() int64 {
+	return b.wait(new(big.Int).Quo(b.capacity.Num(), b.capacity.Denom()).Uint64())
+}
+
+func (b *exactBucket) whole() uint64 {
+	return new(big.Int).Quo(b.level.Num(), b.level.Denom()).Uint64()
+}
+
+func (b *exactBucket) used() uint64 {
+	return new(big.Int).Quo(b.capacity.Num(), b.capacity.Denom()).Uint64() - b.whole()
+}
+
+// cut rounds the part of a token that is there down to what the new rate can count.
+func (b *exactBucket) cut(perNS uint64) {
+	scale := ratOf(max(perNS, 1))
+	parts := new(big.Rat).Mul(b.level, scale)
+	parts.SetInt(new(big.Int).Quo(parts.Num(), parts.Denom()))
+	b.level = parts.Quo(parts, scale)
 }
 
 func drawLimit(t *rapid.T) *limits.Limit {
 	l := row(0, 0, "gw")
 	l.MaxTPS = rapid.OneOf(rapid.SampledFrom(oddRates), rapid.Int64Range(0, 100), rapid.Int64Range(1, limits.MaxMaxTPS)).Draw(t, "max_tps")
 	l.Burst = rapid.OneOf(rapid.Just(int64(0)), rapid.Int64Range(1, 20), rapid.Int64Range(1, limits.MaxBurst)).Draw(t, "burst")
+	l.PerSeconds = rapid.SampledFrom([]int64{0, 0, 2, 60, 86_400, limits.MaxPerSeconds}).Draw(t, "per_seconds")
 	return l.Compile(0)
 }
 

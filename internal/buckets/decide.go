@@ -3,6 +3,8 @@ package buckets
 import (
 	"cmp"
 	"slices"
+
+	"github.com/tps-agent/ratelimitd/internal/limits"
 )
 
 // scratch is the room in which a Decision is worked out, kept from one request to the next.
@@ -142,9 +144,9 @@ func (d *Decision) resolveLevels(i int, g *gate, desc *Descriptor, nowNS int64) 
 		matched = found
 		d.add(i, rankEndpoint, b, nowNS)
 	}
-	for _, key := range g.rules.PerKeys() {
-		if value, ok := desc.value(key); ok {
-			matched = d.resolvePer(i, g, desc, Entry{key, value}, nowNS) || matched
+	for _, dim := range g.rules.Dims() {
+		if value, ok := desc.valueOf(dim); ok {
+			matched = d.resolveDim(i, dim, value, nowNS) || matched
 		}
 	}
 	if desc.HasEndpoint || !override {
@@ -155,17 +157,37 @@ func (d *Decision) resolveLevels(i int, g *gate, desc *Descriptor, nowNS int64) 
 	return matched
 }
 
-func (d *Decision) resolvePer(i int, g *gate, desc *Descriptor, e Entry, nowNS int64) (matched bool) {
-	d.key = d.key[:0].perGateway(e.Key, e.Value)
-	b, matched := g.perBucket(d.key, g.rules.Gateway(e.Key), nowNS)
-	d.add(i, rankPerGateway, b, nowNS)
-	if !desc.HasEndpoint {
-		return matched
+// resolveDim is resolveLevels for another dimension than the zero one. An override stands for the
+// rows of its level of every window.
+func (d *Decision) resolveDim(i int, dim limits.Dim, value string, nowNS int64) (matched bool) {
+	g, desc := d.gateOf[i], &d.request.Descriptors[i]
+	atEndpoint, atGateway := rankPerEndpoint, rankPerGateway
+	overridden := false
+	if dim.Per == "" {
+		atEndpoint, atGateway = rankEndpoint, rankGateway
+		overridden = desc.OverrideWindowNS > 0
 	}
-	d.key = d.key[:0].perEndpoint(e.Key, desc.Endpoint, e.Value)
-	b, found := g.perBucket(d.key, g.rules.Endpoint(desc.Endpoint, e.Key), nowNS)
-	d.add(i, rankPerEndpoint, b, nowNS)
-	return matched || found
+	if desc.HasEndpoint || !overridden {
+		d.key = d.key[:0].gateway(dim, value)
+		b, found := g.dimBucket(d.key, g.rules.Gateway(dim), nowNS)
+		d.add(i, atGateway, b, nowNS)
+		matched = found
+	}
+	if desc.HasEndpoint && !overridden {
+		d.key = d.key[:0].endpoint(dim, desc.Endpoint, value)
+		b, found := g.dimBucket(d.key, g.rules.Endpoint(desc.Endpoint, dim), nowNS)
+		d.add(i, atEndpoint, b, nowNS)
+		matched = matched || found
+	}
+	return matched
+}
+
+// valueOf returns what the descriptor counts by in a dimension; empty where that is nothing.
+func (desc *Descriptor) valueOf(d limits.Dim) (value string, ok bool) {
+	if d.Per == "" {
+		return "", true
+	}
+	return desc.value(d.Per)
 }
 
 // value returns the value of the first entry of a key.
@@ -316,7 +338,12 @@ func (d *Decision) namedBefore(a, b *ref) bool {
 	if sa, sb := ta.bucket.limit.Shadow, tb.bucket.limit.Shadow; sa != sb {
 		return sb
 	}
-	return cmp.Or(cmp.Compare(d.remaining(a), d.remaining(b)), cmp.Compare(ta.rank, tb.rank)) < 0
+	return cmp.Or(cmp.Compare(d.remaining(a), d.remaining(b)), ta.compare(tb)) < 0
+}
+
+// compare orders limits as ties name them: by level, then the shortest window first.
+func (t *take) compare(o *take) int {
+	return cmp.Or(cmp.Compare(t.rank, o.rank), cmp.Compare(t.bucket.limit.PerSeconds, o.bucket.limit.PerSeconds))
 }
 
 // remaining is what the status shows: the whole tokens, 0 while they belong to others.
@@ -352,7 +379,7 @@ func (d *Decision) statusRefused(refs []ref) Status {
 			continue
 		}
 		wait := d.takes[r.take].waitNS(r.need)
-		if worst == nil || wait > longest || (wait == longest && d.takes[r.take].rank < d.takes[worst.take].rank) {
+		if worst == nil || wait > longest || (wait == longest && d.takes[r.take].compare(&d.takes[worst.take]) < 0) {
 			worst, longest = r, wait
 		}
 	}

@@ -96,18 +96,24 @@ func shownAll(code Code, statuses []Status) []string {
 }
 
 func drawRow(t *rapid.T) limits.Limit {
-	return limits.Limit{
+	l := limits.Limit{
 		Key: limits.Key{
 			Domain:   rapid.SampledFrom([]string{"d", "d", "d", ""}).Draw(t, "domain"),
 			Gateway:  rapid.SampledFrom([]string{"gw", "gw", "gx", "g*", "*w", "*"}).Draw(t, "gateway"),
 			Endpoint: rapid.SampledFrom([]string{"", "", "ep", "eq", "e*", "*p", "*"}).Draw(t, "endpoint"),
 			Per:      rapid.SampledFrom([]string{"", "", "", "user", "tenant"}).Draw(t, "per"),
+
+			PerSeconds: rapid.SampledFrom([]int64{0, 0, 0, 2, 60}).Draw(t, "per_seconds"),
 		},
 		MaxTPS:  rapid.SampledFrom([]int64{0, 1, 3, 7, 10, 333, 9_999}).Draw(t, "max_tps"),
 		Burst:   rapid.SampledFrom([]int64{0, 1, 2, 5, 10}).Draw(t, "burst"),
 		Enabled: rapid.IntRange(0, 7).Draw(t, "disabled") > 0,
 		Shadow:  rapid.IntRange(0, 5).Draw(t, "shadow") == 0,
 	}
+	if l.Burst == 0 {
+		l.Algorithm = rapid.SampledFrom([]limits.Algorithm{limits.TokenBucket, limits.FixedWindow, limits.SlidingWindow}).Draw(t, "algorithm")
+	}
+	return l
 }
 
 func drawRequest(t *rapid.T) *Request {

@@ -27,11 +27,11 @@ type gate struct {
 	changedNS  int64  // when that table came into force
 	gen        uint64 // counts the changes of rules
 	rules      limits.Rules
-	gatewayRow *limits.Limit // rules.Gateway(""), looked up once
+	gatewayRow *limits.Limit // of the zero Dim, looked up once
 
 	own       bucket             // gateway level, and the default limit where no row matches
 	endpoints map[string]*bucket // endpoint level, by endpoint
-	others    map[string]*bucket // per and override, by levelKey
+	others    map[string]*bucket // other dimensions and overrides, by levelKey
 
 	exact   bool      // a row of the domain writes the gateway out
 	dynamic []*bucket // of names that no row writes out
@@ -98,7 +98,7 @@ func (g *gate) sync(t *limits.Table, gateway string, nowNS int64) {
 	}
 	g.rules, g.changedNS = rules, t.AtNS()
 	g.gen++
-	g.gatewayRow = rules.Gateway("")
+	g.gatewayRow = rules.Gateway(limits.Dim{})
 	if g.gatewayRow == nil && g.own.limit != nil && g.own.limit != g.engine.fallback {
 		g.own = bucket{} // the row was deleted: its usage is forgotten
 	}
@@ -152,7 +152,7 @@ func (g *gate) endpointBucket(endpoint string, nowNS int64) (b *bucket, found bo
 	if b != nil && b.gen == g.gen {
 		return b, true
 	}
-	l := g.rules.Endpoint(endpoint, "")
+	l := g.rules.Endpoint(endpoint, limits.Dim{})
 	switch {
 	case l == nil:
 		g.drop(b)
@@ -167,9 +167,9 @@ func (g *gate) endpointBucket(endpoint string, nowNS int64) (b *bucket, found bo
 	return b, true
 }
 
-// perBucket is gatewayBucket for one value of a key that a row counts by: the gateway's row,
-// or the endpoint's with ofEndpoint. key is the bucket's, as levelKey.per makes it.
-func (g *gate) perBucket(key []byte, l *limits.Limit, nowNS int64) (b *bucket, found bool) {
+// dimBucket is gatewayBucket for a row of another dimension than the zero one, of the gateway or of
+// the endpoint. key is the bucket's, as levelKey makes it.
+func (g *gate) dimBucket(key []byte, l *limits.Limit, nowNS int64) (b *bucket, found bool) {
 	b = g.others[string(key)]
 	switch {
 	case l == nil:
@@ -181,7 +181,7 @@ func (g *gate) perBucket(key []byte, l *limits.Limit, nowNS int64) (b *bucket, f
 		b = g.addOther(string(key))
 	}
 	g.settleOn(b, l, nowNS)
-	g.setDynamic(b, true)
+	g.setDynamic(b, l.Per != "" || !g.writtenOut(l))
 	return b, true
 }
 
@@ -231,12 +231,16 @@ func (k levelKey) name(s string) levelKey {
 	return append(binary.AppendUvarint(k, uint64(len(s))), s...)
 }
 
-func (k levelKey) perGateway(key, value string) levelKey {
-	return append(k, 'g').name(key).name(value)
+func (k levelKey) gateway(d limits.Dim, value string) levelKey {
+	return append(k, 'g').dim(d).name(value)
 }
 
-func (k levelKey) perEndpoint(key, endpoint, value string) levelKey {
-	return append(k, 'e').name(key).name(endpoint).name(value)
+func (k levelKey) endpoint(d limits.Dim, endpoint, value string) levelKey {
+	return append(k, 'e').dim(d).name(value).name(endpoint)
+}
+
+func (k levelKey) dim(d limits.Dim) levelKey {
+	return binary.AppendUvarint(k.name(d.Per), uint64(d.PerSeconds)) //nolint:gosec // never negative
 }
 
 func (k levelKey) override(d *Descriptor) levelKey {

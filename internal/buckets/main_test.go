@@ -38,10 +38,10 @@ type world struct {
 	current *limits.Current
 }
 
-// newWorld puts rows in force at instant 1.
+// newWorld puts rows in force at instant 1, at which its clock begins.
 func newWorld(tb testing.TB, cfg Config, rows ...limits.Limit) *world {
 	tb.Helper()
-	w := &world{tb: tb, clock: limits.NewClock(), current: &limits.Current{}}
+	w := &world{tb: tb, clock: limits.ClockAt(1), current: &limits.Current{}}
 	w.current.Store(newTable(tb, nil, 1, rows...))
 	w.engine = New(cfg, w.clock, w.current)
 	return w

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
-	"math/big"
 	"slices"
 	"strings"
 
@@ -19,9 +18,9 @@ type model struct {
 	buckets  map[string]*modelBucket
 }
 
-// modelBucket is the exact bucket of one level of one domain and its concrete names.
+// modelBucket is the exact state of one level of one domain and its concrete names.
 type modelBucket struct {
-	*exactBucket
+	meter
 	limit *limits.Limit
 	place modelLevel
 }
@@ -33,6 +32,7 @@ type modelLevel struct {
 	hasEndpoint      bool
 	endpoint         string
 	per, value       string
+	perSeconds       int64
 	override         string // all of the override, its entries included
 	overrideN        uint32
 	overrideWindowNS int64
@@ -78,19 +78,9 @@ func (m *model) setRows(rows []limits.Limit, nowNS int64) {
 			delete(m.buckets, key)
 		case l == nil || !l.Enabled:
 		default:
-			b.change(l, nowNS)
-			b.cut(l.Rate().PerNS)
-			b.limit = l
+			b.meter, b.limit = changed(b.meter, l, nowNS), l
 		}
 	}
-}
-
-// cut rounds the part of a token that is there down to what the new rate can count.
-func (b *modelBucket) cut(perNS uint64) {
-	scale := ratOf(max(perNS, 1))
-	parts := new(big.Rat).Mul(b.level, scale)
-	parts.SetInt(new(big.Int).Quo(parts.Num(), parts.Denom()))
-	b.level = parts.Quo(parts, scale)
 }
 
 // match returns the row of a level: own rows hide common ones of the same key, then exact
@@ -101,7 +91,7 @@ func (m *model) match(level modelLevel) *limits.Limit {
 		own := l.Key
 		own.Domain = level.domain
 		hidden := l.Domain == "" && level.domain != "" && m.rows[own] != nil
-		if (l.Domain == "" || l.Domain == level.domain) && !hidden && l.Per == level.per && (l.Endpoint != "") == level.hasEndpoint &&
+		if (l.Domain == "" || l.Domain == level.domain) && !hidden && l.Per == level.per && l.PerSeconds == level.perSeconds && (l.Endpoint != "") == level.hasEndpoint &&
 			matches(l.Gateway, level.gateway) && (!level.hasEndpoint || matches(l.Endpoint, level.endpoint)) {
 			found = append(found, l)
 		}
@@ -149,7 +139,7 @@ func (m *model) bucket(level modelLevel, nowNS int64) (b *modelBucket, matched b
 func (m *model) live(level modelLevel, l *limits.Limit, nowNS int64) *modelBucket {
 	b := m.buckets[level.key()]
 	if b == nil {
-		b = &modelBucket{newExactBucket(l, nowNS), l, level}
+		b = &modelBucket{newMeter(l, nowNS), l, level}
 		m.buckets[level.key()] = b
 	}
 	b.advance(nowNS)
@@ -196,6 +186,22 @@ func (m *model) candidates(domain string, desc *Descriptor) []modelLevel {
 		level.rank, level.per, level.value = rankPerGateway, per, pers[per]
 		levels = append(levels, level)
 	}
+	return withEndpoint(withWindows(levels), desc)
+}
+
+// modelWindows are those of the rows that the tests draw.
+var modelWindows = []int64{0, 2, 60}
+
+func withWindows(levels []modelLevel) (all []modelLevel) {
+	for _, level := range levels {
+		for _, level.perSeconds = range modelWindows {
+			all = append(all, level)
+		}
+	}
+	return all
+}
+
+func withEndpoint(levels []modelLevel, desc *Descriptor) []modelLevel {
 	if !desc.HasEndpoint {
 		return levels
 	}
@@ -221,8 +227,9 @@ func (m *model) override(domain string, desc *Descriptor, nowNS int64) *modelBuc
 	}
 	l := limits.Override(desc.Override, desc.OverrideWindowNS, nowNS)
 	b := m.live(level, l, nowNS)
-	b.rate = ratOf(uint64(desc.Override))
-	b.rate.Quo(b.rate, ratOf(uint64(desc.OverrideWindowNS)))
+	exact := b.meter.(*exactBucket)
+	exact.rate = ratOf(uint64(desc.Override))
+	exact.rate.Quo(exact.rate, ratOf(uint64(desc.OverrideWindowNS)))
 	return b
 }
 
@@ -286,7 +293,7 @@ func statusOf(refs []modelRef, refused bool) Status {
 	short := slices.DeleteFunc(slices.Clone(refs), func(r modelRef) bool { return !refused || r.room || r.b.limit.Shadow })
 	if len(short) > 0 {
 		worst := slices.MinFunc(short, func(a, b modelRef) int {
-			return cmp.Or(cmp.Compare(b.waitOrNever(), a.waitOrNever()), cmp.Compare(a.b.place.rank, b.b.place.rank))
+			return cmp.Or(cmp.Compare(b.waitOrNever(), a.waitOrNever()), a.b.place.compare(b.b.place))
 		})
 		return Status{Code: OverLimit, Limit: worst.b.limit, Override: worst.b.place.override != "", ResetNS: worst.waitOrNever()}
 	}
@@ -298,10 +305,10 @@ func statusOf(refs []modelRef, refused bool) Status {
 		return s
 	}
 	least := slices.MinFunc(refs, func(a, b modelRef) int {
-		return cmp.Or(cmp.Compare(a.shadow(), b.shadow()), cmp.Compare(a.remaining(), b.remaining()), cmp.Compare(a.b.place.rank, b.b.place.rank))
+		return cmp.Or(cmp.Compare(a.shadow(), b.shadow()), cmp.Compare(a.remaining(), b.remaining()), a.b.place.compare(b.b.place))
 	})
 	s.Limit, s.Override, s.Shadow = least.b.limit, least.b.place.override != "", least.b.limit.Shadow
-	s.Remaining, s.ResetNS = least.remaining(), least.b.wait(least.b.limit.Capacity())
+	s.Remaining, s.ResetNS = least.remaining(), least.b.full()
 	return s
 }
 
@@ -323,6 +330,9 @@ func (r modelRef) remaining() int64 {
 	if r.b.limit.Shadow && !r.room {
 		return 0
 	}
-	level := r.b.level
-	return new(big.Int).Quo(level.Num(), level.Denom()).Int64() // whole tokens
+	return int64(r.b.whole())
+}
+
+func (l modelLevel) compare(o modelLevel) int {
+	return cmp.Or(cmp.Compare(l.rank, o.rank), cmp.Compare(l.perSeconds, o.perSeconds))
 }

@@ -97,8 +97,10 @@ func (g *gate) syncByName(table *limits.Table, nowNS int64) bool {
 
 // sweepRest looks at the written-out endpoints and the gate itself.
 func (g *gate) sweepRest(nowNS int64) {
-	if len(g.endpoints) <= 4*sweepChunk {
-		g.sweepEndpoints(nowNS)
+	for _, written := range [2]map[string]*bucket{g.endpoints, g.others} {
+		if len(written) <= 4*sweepChunk {
+			g.sweepWritten(written, nowNS)
+		}
 	}
 	g.bringUp(&g.own, g.ownLimit(), nowNS)
 	if g.waiting == 0 && len(g.endpoints) == 0 && len(g.others) == 0 && g.fullAt(&g.own, nowNS) {
@@ -114,9 +116,9 @@ func (g *gate) ownLimit() *limits.Limit {
 	return g.gatewayRow
 }
 
-// sweepEndpoints looks at the endpoints that rows write out; the others are in dynamic.
-func (g *gate) sweepEndpoints(nowNS int64) {
-	for _, b := range g.endpoints {
+// sweepWritten looks at the buckets of names that rows write out; the others are in dynamic.
+func (g *gate) sweepWritten(buckets map[string]*bucket, nowNS int64) {
+	for _, b := range buckets {
 		if b.dynamic == 0 {
 			g.sweepBucket(b, nowNS)
 		}
@@ -154,19 +156,39 @@ func (g *gate) bringUp(b *bucket, l *limits.Limit, nowNS int64) {
 // key holds only the hash of an endpoint, which patterns cannot be matched with.
 func (g *gate) rowOf(b *bucket) (l *limits.Limit, known bool) {
 	if !b.other {
-		return g.rules.Endpoint(b.key, ""), !isHash(b.key)
+		return g.rules.Endpoint(b.key, limits.Dim{}), !isHash(b.key)
 	}
-	key := levelKey(b.key[1:])
-	switch b.key[0] {
-	case 'g':
-		per, _ := key.cutName()
-		return g.rules.Gateway(per), !isHash(per)
-	case 'e':
-		per, rest := key.cutName()
-		endpoint, _ := rest.cutName()
-		return g.rules.Endpoint(endpoint, per), !isHash(per) && !isHash(endpoint)
+	if kind := b.key[0]; kind != 'g' && kind != 'e' {
+		return nil, false
 	}
-	return nil, false
+	level := parseLevel(b.key)
+	if isHash(level.dim.Per) || isHash(level.endpoint) {
+		return nil, false
+	}
+	if level.hasEndpoint {
+		return g.rules.Endpoint(level.endpoint, level.dim), true
+	}
+	return g.rules.Gateway(level.dim), true
+}
+
+// levelOf is what gateway and endpoint of levelKey have written.
+type levelOf struct {
+	dim         limits.Dim
+	value       string // of the descriptor key dim.Per
+	endpoint    string
+	hasEndpoint bool
+}
+
+func parseLevel(written string) (l levelOf) {
+	key := levelKey(written[1:])
+	l.dim.Per, key = key.cutName()
+	seconds, size := binary.Uvarint(key)
+	l.dim.PerSeconds = int64(seconds) //nolint:gosec // of a row
+	l.value, key = key[size:].cutName()
+	if l.hasEndpoint = written[0] == 'e'; l.hasEndpoint {
+		l.endpoint, _ = key.cutName()
+	}
+	return l
 }
 
 // cutName takes the first name off what name has written.

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -96,7 +97,7 @@ func (c *Client) PutLimit(ctx context.Context, row limits.Row) (limits.Row, erro
 
 // DeleteLimit removes the row of exactly this key.
 func (c *Client) DeleteLimit(ctx context.Context, key limits.Key) error {
-	q := url.Values{"domain": {key.Domain}, "gateway": {key.Gateway}, "endpoint": {key.Endpoint}, "per": {key.Per}}
+	q := url.Values{"domain": {key.Domain}, "gateway": {key.Gateway}, "endpoint": {key.Endpoint}, "per": {key.Per}, "per_seconds": {strconv.FormatInt(key.Seconds(), 10)}}
 	return c.call(ctx, http.MethodDelete, "/api/v1/limits?"+q.Encode(), nil, nil)
 }
 

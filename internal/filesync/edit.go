@@ -14,11 +14,13 @@ import (
 
 // find returns the index of a key's row, -1 if there is none.
 func (d *document) find(key limits.Key) int {
+	key = key.Canonical()
 	return slices.IndexFunc(d.rows, func(l limits.Limit) bool { return l.Key == key })
 }
 
 // put replaces the row of l's key, or adds one at the end.
 func (d *document) put(l limits.Limit) error {
+	l.Key = l.Canonical()
 	i := d.find(l.Key)
 	if i >= 0 && d.rows[i] == l {
 		return nil
@@ -39,10 +41,17 @@ func (d *document) put(l limits.Limit) error {
 	return nil
 }
 
-// encodeRow returns the node of a row, without the columns that are NULL and without an empty note.
+// encodeRow returns the node of a row, without the columns that are NULL, and without the note, the
+// window and the algorithm where they are as in most rows.
 func encodeRow(l *limits.Limit) (*yaml.Node, error) {
 	row := limits.RowOf(l)
 	quoted := strings.Contains(l.Note, "\t") // which the library would write as a block that it cannot read
+	if l.Seconds() == 1 {
+		row.PerSeconds = nil
+	}
+	if l.Algorithm == limits.TokenBucket {
+		row.Algorithm = nil
+	}
 	if l.Note == "" {
 		row.Note = nil
 	} else if quoted {

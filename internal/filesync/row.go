@@ -93,6 +93,10 @@ func setColumn(row *limits.Row, name string, v *yaml.Node) (reason string) {
 		reason = assign(&row.Endpoint, v, text)
 	case "per":
 		reason = assign(&row.Per, v, text)
+	case "per_seconds":
+		reason = assign(&row.PerSeconds, v, whole)
+	case "algorithm":
+		reason = assign(&row.Algorithm, v, text)
 	case "max_tps":
 		reason = assign(&row.MaxTPS, v, whole)
 	case "enabled":

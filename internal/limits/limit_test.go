@@ -201,11 +201,12 @@ func TestHeaderSafe(t *testing.T) {
 
 func TestCompareOrdersByField(t *testing.T) {
 	keys := []Key{
-		{"", "a", "", ""},
-		{"", "a", "", "p"},
-		{"", "a", "e", ""},
-		{"", "b", "", ""},
-		{"d", "a", "", ""},
+		{"", "a", "", "", 0},
+		{"", "a", "", "", 60},
+		{"", "a", "", "p", 0},
+		{"", "a", "e", "", 0},
+		{"", "b", "", "", 0},
+		{"d", "a", "", "", 0},
 	}
 	for i, a := range keys {
 		for j, b := range keys {

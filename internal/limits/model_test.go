@@ -20,7 +20,7 @@ type model map[Key]Limit
 func (m model) best(domain, gateway string, fits func(Key) bool) *Limit {
 	var found []Limit
 	for k, l := range m {
-		_, hidden := m[Key{domain, k.Gateway, k.Endpoint, k.Per}]
+		_, hidden := m[Key{domain, k.Gateway, k.Endpoint, k.Per, k.PerSeconds}]
 		if (k.Domain == domain || (k.Domain == "" && !hidden)) && fitsName(k.Gateway, gateway) && fits(k) {
 			found = append(found, l)
 		}
@@ -34,24 +34,24 @@ func (m model) best(domain, gateway string, fits func(Key) bool) *Limit {
 	return &best
 }
 
-func (m model) gateway(domain, gateway, per string) *Limit {
-	return m.best(domain, gateway, func(k Key) bool { return k.Endpoint == "" && k.Per == per })
+func (m model) gateway(domain, gateway string, d Dim) *Limit {
+	return m.best(domain, gateway, func(k Key) bool { return k.Endpoint == "" && k.Per == d.Per && k.PerSeconds == d.PerSeconds })
 }
 
-func (m model) endpoint(domain, gateway, endpoint, per string) *Limit {
+func (m model) endpoint(domain, gateway, endpoint string, d Dim) *Limit {
 	return m.best(domain, gateway, func(k Key) bool {
-		return k.Endpoint != "" && k.Per == per && fitsName(k.Endpoint, endpoint)
+		return k.Endpoint != "" && k.Per == d.Per && k.PerSeconds == d.PerSeconds && fitsName(k.Endpoint, endpoint)
 	})
 }
 
-func (m model) perKeys(domain, gateway string) []string {
-	keys := map[string]bool{}
+func (m model) dims(domain, gateway string) []Dim {
+	found := map[Dim]bool{}
 	for k := range m {
-		if k.Per != "" && (k.Domain == "" || k.Domain == domain) && fitsName(k.Gateway, gateway) {
-			keys[k.Per] = true
+		if (k.Per != "" || k.PerSeconds != 0) && (k.Domain == "" || k.Domain == domain) && fitsName(k.Gateway, gateway) {
+			found[Dim{k.Per, k.PerSeconds}] = true
 		}
 	}
-	return slices.Sorted(maps.Keys(keys))
+	return slices.SortedFunc(maps.Keys(found), Dim.Compare)
 }
 
 func (m model) sorted() []Limit {
@@ -75,6 +75,7 @@ func better(a, b string) int {
 var (
 	domains   = rapid.SampledFrom([]string{"", "d", "e"})
 	pers      = rapid.SampledFrom([]string{"", "", "user", "ip"})
+	spans     = rapid.SampledFrom([]int64{0, 0, 60})
 	written   = rapid.StringMatching(`[ab*]{1,3}`)
 	requested = rapid.OneOf(rapid.StringMatching(`[ab]{0,4}`), rapid.SampledFrom([]string{"", "*", "a*", "\xff", strings.Repeat("a", 300)}))
 	keys      = keysOf(written)
@@ -88,16 +89,20 @@ var (
 func keysOf(name *rapid.Generator[string]) *rapid.Generator[Key] {
 	return rapid.Custom(func(t *rapid.T) Key {
 		endpoint := rapid.OneOf(rapid.Just(""), name).Draw(t, "endpoint")
-		return Key{domains.Draw(t, "domain"), name.Draw(t, "gateway"), endpoint, pers.Draw(t, "per")}
+		return Key{domains.Draw(t, "domain"), name.Draw(t, "gateway"), endpoint, pers.Draw(t, "per"), spans.Draw(t, "per_seconds")}
 	})
 }
 
 func rowsOf(key *rapid.Generator[Key]) *rapid.Generator[Limit] {
 	return rapid.Custom(func(t *rapid.T) Limit {
-		return Limit{
+		l := Limit{
 			Key: key.Draw(t, "key"), MaxTPS: rapid.Int64Range(0, 3).Draw(t, "max_tps"), Burst: rapid.Int64Range(0, 2).Draw(t, "burst"),
 			Enabled: rapid.Bool().Draw(t, "enabled"), Version: rapid.Int64Range(0, 2).Draw(t, "version"),
 		}
+		if l.Burst == 0 { // else only a token bucket is valid
+			l.Algorithm = rapid.SampledFrom([]Algorithm{TokenBucket, FixedWindow, SlidingWindow}).Draw(t, "algorithm")
+		}
+		return l
 	})
 }
 
@@ -124,17 +129,17 @@ func values(ls []*Limit) []Limit {
 func asks(t *rapid.T, tbl *Table, m model) {
 	t.Helper()
 	domain, gateway, endpoint := domains.Draw(t, "domain"), requested.Draw(t, "gateway"), requested.Draw(t, "endpoint")
-	per := pers.Draw(t, "per")
+	d := Dim{pers.Draw(t, "per"), spans.Draw(t, "per_seconds")}
 	r := tbl.Rules(domain, gateway)
 	agree := func(what string, got, want *Limit) {
 		if (got == nil) != (want == nil) || (got != nil && !got.same(want)) {
-			t.Errorf("%s of domain %q, gateway %q, endpoint %q, per %q:\n got %+v\nwant %+v\nrows %+v", what, domain, gateway, endpoint, per, got, want, m.sorted())
+			t.Errorf("%s of domain %q, gateway %q, endpoint %q, dimension %v:\n got %+v\nwant %+v\nrows %+v", what, domain, gateway, endpoint, d, got, want, m.sorted())
 		}
 	}
-	agree("gateway row", r.Gateway(per), m.gateway(domain, gateway, per))
-	agree("endpoint row", r.Endpoint(endpoint, per), m.endpoint(domain, gateway, endpoint, per))
-	if got, want := r.PerKeys(), m.perKeys(domain, gateway); !slices.Equal(got, want) {
-		t.Errorf("per keys of domain %q, gateway %q: %q, want %q", domain, gateway, got, want)
+	agree("gateway row", r.Gateway(d), m.gateway(domain, gateway, d))
+	agree("endpoint row", r.Endpoint(endpoint, d), m.endpoint(domain, gateway, endpoint, d))
+	if got, want := r.Dims(), m.dims(domain, gateway); !slices.Equal(got, want) {
+		t.Errorf("dimensions of domain %q, gateway %q: %v, want %v", domain, gateway, got, want)
 	}
 	own := slices.ContainsFunc(m.sorted(), func(l Limit) bool { return l.Domain == domain && l.Gateway == gateway })
 	if got, want := tbl.Exact(domain, gateway), own && !strings.Contains(gateway, "*"); got != want {
@@ -201,7 +206,7 @@ func (a ages) apply(c Change, m model, next *Table) {
 	want.born = next.Seq()
 	if ok {
 		want.born = had.born
-		if had.rate == want.rate && had.burst == want.burst {
+		if had.rate == want.rate && had.burst == want.burst && m[c.Key].Algorithm == want.Algorithm {
 			want.sinceNS = had.sinceNS
 		}
 	}
@@ -311,7 +316,7 @@ func FuzzAnyName(f *testing.F) { f.Fuzz(rapid.MakeFuzz(anyName)) }
 
 func anyName(t *rapid.T) {
 	name := rapid.OneOf(rapid.Map(rapid.SliceOfN(rapid.Byte(), 0, 300), func(b []byte) string { return string(b) }), rapid.String())
-	l := Limit{Key: Key{name.Draw(t, "domain"), name.Draw(t, "gateway"), name.Draw(t, "endpoint"), name.Draw(t, "per")}, Note: name.Draw(t, "note")}
+	l := Limit{Key: Key{name.Draw(t, "domain"), name.Draw(t, "gateway"), name.Draw(t, "endpoint"), name.Draw(t, "per"), rapid.Int64Range(-1, 1<<40).Draw(t, "per_seconds")}, Note: name.Draw(t, "note")}
 	tbl, err := NewTable(nil, []Limit{l}, Stamp{})
 	if (err == nil) != (l.Validate() == nil) {
 		t.Fatalf("%+v: Validate says %v, NewTable %v", l, l.Validate(), err)
@@ -328,6 +333,6 @@ func anyName(t *rapid.T) {
 		t.Errorf("deleting %v: %v, %d rows left", l.Key, err, next.Len())
 	}
 	r := tbl.Rules(name.Draw(t, "asked domain"), name.Draw(t, "asked gateway"))
-	r.Gateway(name.Draw(t, "asked per"))
-	r.Endpoint(name.Draw(t, "asked endpoint"), l.Per)
+	r.Gateway(Dim{Per: name.Draw(t, "asked per")})
+	r.Endpoint(name.Draw(t, "asked endpoint"), l.Dim())
 }

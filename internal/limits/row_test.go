@@ -16,8 +16,8 @@ func limitOf() *rapid.Generator[Limit] {
 	maybe := rapid.OneOf(rapid.Just(""), name)
 	at := rapid.OneOf(rapid.Just(time.Time{}), rapid.Map(rapid.Int64Range(0, 253_000_000_000_000_000), func(us int64) time.Time { return time.UnixMicro(us).UTC() }))
 	return rapid.Custom(func(t *rapid.T) Limit {
-		return Limit{
-			Key:       Key{maybe.Draw(t, "domain"), name.Draw(t, "gateway"), maybe.Draw(t, "endpoint"), maybe.Draw(t, "per")},
+		l := Limit{
+			Key:       Key{maybe.Draw(t, "domain"), name.Draw(t, "gateway"), maybe.Draw(t, "endpoint"), maybe.Draw(t, "per"), rapid.Int64Range(1, MaxPerSeconds).Draw(t, "per_seconds")}.Canonical(),
 			MaxTPS:    rapid.Int64Range(0, MaxMaxTPS).Draw(t, "max_tps"),
 			Enabled:   rapid.Bool().Draw(t, "enabled"),
 			Burst:     rapid.Int64Range(0, MaxBurst).Draw(t, "burst"),
@@ -28,6 +28,10 @@ func limitOf() *rapid.Generator[Limit] {
 			UpdatedAt: at.Draw(t, "updated_at"),
 			Version:   rapid.Int64Range(0, 1<<62).Draw(t, "version"),
 		}
+		if l.Burst == 0 {
+			l.Algorithm = rapid.SampledFrom([]Algorithm{TokenBucket, FixedWindow, SlidingWindow}).Draw(t, "algorithm")
+		}
+		return l
 	})
 }
 
@@ -72,7 +76,8 @@ func TestRowDefaults(t *testing.T) {
 }
 
 func TestRowRefuses(t *testing.T) {
-	zero, negative, empty := int64(0), int64(-1), ""
+	zero, negative, empty, tooLong, five := int64(0), int64(-1), "", int64(MaxPerSeconds+1), int64(5)
+	leaky, fixed := "leaky_bucket", "fixed_window"
 	for _, c := range []struct {
 		row  Row
 		want string
@@ -81,6 +86,11 @@ func TestRowRefuses(t *testing.T) {
 		{Row{Gateway: "g", Burst: &negative}, "burst -1: is not within 1 to 1000000000"},
 		{Row{Gateway: "g", MaxTPS: &negative}, "max_tps -1: is not within 0 to 1000000000"},
 		{Row{Endpoint: &empty}, `gateway "": is empty`},
+		{Row{Gateway: "g", PerSeconds: &zero}, "per_seconds 0: is not within 1 to 31622400"},
+		{Row{Gateway: "g", PerSeconds: &negative}, "per_seconds -1: is not within 1 to 31622400"},
+		{Row{Gateway: "g", PerSeconds: &tooLong}, "per_seconds 31622401: is not within 1 to 31622400"},
+		{Row{Gateway: "g", Algorithm: &leaky}, `algorithm "leaky_bucket": is not token_bucket, fixed_window or sliding_window`},
+		{Row{Gateway: "g", Algorithm: &fixed, Burst: &five}, "burst 5: has no meaning with algorithm fixed_window, which has room for max_tps"},
 		{Row{Burst: &zero}, "gateway \"\": is empty\nburst 0: is not within 1 to 1000000000"},
 	} {
 		if _, err := c.row.Limit(); err == nil || err.Error() != c.want {
@@ -93,7 +103,7 @@ func TestRowRefuses(t *testing.T) {
 func TestRowShowsColumns(t *testing.T) {
 	l := Limit{Key: Key{Gateway: "g"}, MaxTPS: 5, Enabled: true}
 	got, err := json.Marshal(l)
-	want := `{"domain":"","gateway":"g","endpoint":null,"per":null,"max_tps":5,"enabled":true,"burst":null,"max_wait_ms":0,"shadow":false,"note":""}`
+	want := `{"domain":"","gateway":"g","endpoint":null,"per":null,"max_tps":5,"enabled":true,"burst":null,"max_wait_ms":0,"shadow":false,"note":"","per_seconds":1,"algorithm":"token_bucket"}`
 	if err != nil || string(got) != want {
 		t.Errorf("as JSON %s (%v)\nwant    %s", got, err, want)
 	}
@@ -101,7 +111,7 @@ func TestRowShowsColumns(t *testing.T) {
 	l.CreatedAt = time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC)
 	l.UpdatedAt = l.CreatedAt
 	yamlRow, err := yaml.Marshal(RowOf(&l))
-	lines := "gateway: g\nendpoint: e\nper: p\nmax_tps: 5\nenabled: true\nburst: 3\nmax_wait_ms: 0\nshadow: false\nnote: \"\"\n" +
+	lines := "gateway: g\nendpoint: e\nper: p\nmax_tps: 5\nenabled: true\nburst: 3\nmax_wait_ms: 0\nshadow: false\nnote: \"\"\nper_seconds: 1\nalgorithm: token_bucket\n" +
 		"created_at: 2026-01-02T03:04:05.000006Z\nupdated_at: 2026-01-02T03:04:05.000006Z\nversion: 9\n"
 	if diff := cmp.Diff(strings.Split(lines, "\n"), strings.Split(string(yamlRow), "\n")); diff != "" || err != nil {
 		t.Errorf("as YAML (-want +got), %v:\n%s", err, diff)

@@ -9,135 +9,136 @@ import (
 // Rules has none. They are made when a gate first meets a table, and looked at on each
 // request that names an endpoint for the first time.
 type Rules struct {
-	layers []layer  // exact gateway first, then the patterns that match it, best first
-	perKey []string // every key that a row counts by, sorted
+	layers []layer // exact gateway first, then the patterns that match it, best first
+	dims   []Dim   // of all rows but the zero one, sorted
 }
 
 // layer is one gateway as rows write it: the domain's own rows over the common ones.
-type layer struct{ own, common *domainRows }
+type layer struct{ own, common *placeRows }
 
 // Rules returns what applies to the requests of one gateway in one domain. gateway may be
 // any bytes.
 func (t *Table) Rules(domain, gateway string) Rules {
-	var r Rules
-	add := func(g *gatewayRows) {
-		if g == nil {
-			return
-		}
-		l := layer{own: g.domains[domain]}
-		if domain != "" {
-			l.common = g.domains[""]
-		}
-		if l.own != nil || l.common != nil {
-			r.layers = append(r.layers, l)
-		}
+	r := Rules{layers: t.patternLayers(domain, gateway)}
+	exact := layer{own: t.exact.get(place{domain, gateway})}
+	if domain != "" {
+		exact.common = t.exact.get(place{"", gateway})
 	}
-	add(t.shards[shardOf(gateway)][gateway])
-	for _, g := range t.patterns {
-		if g.pattern.match(gateway) {
-			add(g)
-		}
+	if exact != (layer{}) {
+		r.layers = slices.Insert(r.layers, 0, exact)
 	}
-	r.perKey = perKeys(r.layers)
+	r.dims = dims(r.layers)
 	return r
 }
 
-func perKeys(layers []layer) []string {
-	keys := map[string]bool{}
+// patternLayers merges what the domain's own patterns and the common ones say.
+func (t *Table) patternLayers(domain, gateway string) (layers []layer) {
+	own, common := t.patterns.get(name(domain)).ranked(gateway), t.patterns.get("").ranked(gateway)
+	if domain == "" {
+		common = nil
+	}
+	for len(own) > 0 || len(common) > 0 {
+		order := 0
+		switch {
+		case len(common) == 0:
+			order = -1
+		case len(own) == 0:
+			order = 1
+		default:
+			order = own[0].pattern.compare(&common[0].pattern)
+		}
+		var l layer
+		if order <= 0 {
+			l.own, own = own[0].value, own[1:]
+		}
+		if order >= 0 {
+			l.common, common = common[0].value, common[1:]
+		}
+		layers = append(layers, l)
+	}
+	return layers
+}
+
+func dims(layers []layer) []Dim {
+	var found map[Dim]bool
 	for _, l := range layers {
-		for _, d := range [2]*domainRows{l.own, l.common} {
-			if d == nil {
+		for _, rows := range [2]*placeRows{l.own, l.common} {
+			if rows == nil || len(rows.dims) == 0 {
 				continue
 			}
-			for k := range d.pers {
-				keys[k] = true
+			if found == nil {
+				found = make(map[Dim]bool)
+			}
+			for d := range rows.dims {
+				found[d] = true
 			}
 		}
 	}
-	if len(keys) == 0 {
+	if len(found) == 0 {
 		return nil
 	}
-	return slices.Sorted(maps.Keys(keys))
+	return slices.SortedFunc(maps.Keys(found), Dim.Compare)
 }
 
 // Equal tells whether o is the very same set of rows.
 func (r Rules) Equal(o Rules) bool { return slices.Equal(r.layers, o.layers) }
 
-// PerKeys are the descriptor keys that rows of this gateway count by, sorted. Callers must
-// not write to it.
-func (r Rules) PerKeys() []string { return r.perKey }
+// Dims are the dimensions that rows of this gateway have but for the zero one, sorted. Callers
+// must not write to it.
+func (r Rules) Dims() []Dim { return r.dims }
 
 // Exact tells whether a row of the domain itself writes this gateway out, rather than a
 // pattern or a row of the common domain.
 func (t *Table) Exact(domain, gateway string) bool {
-	g := t.shards[shardOf(gateway)][gateway]
-	return g != nil && g.domains[domain] != nil
+	return t.exact.get(place{domain, gateway}) != nil
 }
 
-// Gateway returns the row for the gateway level, nil if there is none. A per of "" is the
-// row that counts all requests together.
-func (r Rules) Gateway(per string) *Limit {
+// Gateway returns the row for the gateway level of a dimension, nil if there is none.
+func (r Rules) Gateway(d Dim) *Limit {
 	for _, l := range r.layers {
-		for _, d := range [2]*domainRows{l.own, l.common} {
-			if d == nil {
-				continue
-			}
-			if found := d.level(per).gateway; found != nil {
-				return found
+		for _, rows := range [2]*placeRows{l.own, l.common} {
+			if lv := rows.level(d); lv != nil && lv.gateway != nil {
+				return lv.gateway
 			}
 		}
 	}
 	return nil
 }
 
-// Endpoint returns the row for the endpoint level of a concrete endpoint, which may be any
-// bytes, nil if there is none.
-func (r Rules) Endpoint(endpoint, per string) *Limit {
+// Endpoint returns the row for the endpoint level of a dimension and a concrete endpoint, which
+// may be any bytes, nil if there is none.
+func (r Rules) Endpoint(endpoint string, d Dim) *Limit {
 	for _, l := range r.layers {
-		if found := l.endpoint(endpoint, per); found != nil {
+		if found := l.endpoint(endpoint, d); found != nil {
 			return found
 		}
 	}
 	return nil
 }
 
-func (l layer) endpoint(endpoint, per string) *Limit {
-	var own, common levelRows
-	if l.own != nil {
-		own = l.own.level(per)
+func (l layer) endpoint(endpoint string, d Dim) *Limit {
+	own, common := l.own.level(d), l.common.level(d)
+	for _, lv := range [2]*level{own, common} {
+		if lv == nil {
+			continue
+		}
+		if found := lv.endpoints.get(name(endpoint)); found != nil {
+			return found
+		}
 	}
-	if l.common != nil {
-		common = l.common.level(per)
-	}
-	if found := own.endpoints[endpoint]; found != nil {
-		return found
-	}
-	if found := common.endpoints[endpoint]; found != nil {
-		return found
-	}
-	a, okA := firstMatch(own.patterns, endpoint)
-	b, okB := firstMatch(common.patterns, endpoint)
+	a, b := own.best(endpoint), common.best(endpoint)
 	switch {
-	case okA && (!okB || a.pattern.compare(b.pattern) <= 0): // equal text: the own row hides the common one
-		return a.limit
-	case okB:
-		return b.limit
+	case a != nil && (b == nil || a.pattern.compare(&b.pattern) <= 0): // equal text: the own row hides the common one
+		return a.value
+	case b != nil:
+		return b.value
 	}
 	return nil
 }
 
-func firstMatch(patterns []endpointPattern, endpoint string) (endpointPattern, bool) {
-	for _, p := range patterns {
-		if p.pattern.match(endpoint) {
-			return p, true
-		}
+func (lv *level) best(endpoint string) *patternEntry[*Limit] {
+	if lv == nil {
+		return nil
 	}
-	return endpointPattern{}, false
-}
-
-func (d *domainRows) level(per string) levelRows {
-	if per == "" {
-		return d.all
-	}
-	return d.pers[per]
+	return lv.patterns.best(endpoint)
 }

@@ -1,21 +1,16 @@
 package limits
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"iter"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 )
 
-// shardCount is the number of maps over which exact gateways are spread: a change of one
-// row copies the array of shards and one map, not all rows.
-const shardCount = 4096
-
-// Table is an immutable compiled set of limits: what one request reads.
+// Table is an immutable compiled set of limits: what one request reads. A table that Apply makes
+// shares with the one before what has not changed.
 type Table struct {
 	id       int64
 	seq      uint64
@@ -23,33 +18,29 @@ type Table struct {
 	loadedAt time.Time
 	size     int
 
-	shards   *[shardCount]map[string]*gatewayRows // exact gateways, by their name
-	patterns []*gatewayRows                       // gateways with `*`, best first
+	exact    cowMap[place, *placeRows]               // gateways that are written out
+	patterns cowMap[name, *patternIndex[*placeRows]] // gateways with `*`, by domain
 }
 
-// gatewayRows are all rows of one gateway, as it is written.
-type gatewayRows struct {
-	gateway string
-	pattern pattern // zero for an exact gateway
-	domains map[string]*domainRows
+// place is a gateway of a domain, as rows write it.
+type place struct{ domain, gateway string }
+
+func (p place) hash() uint32 { return fnv(fnv(fnvOffset, p.gateway)*fnvPrime, p.domain) }
+
+// placeRows are all rows of one place.
+type placeRows struct {
+	owner   *edit
+	gateway string // with `*` where it is a pattern
+	all     level  // of the zero Dim
+	dims    map[Dim]*level
 }
 
-// domainRows are the rows of one (domain, gateway).
-type domainRows struct {
-	all  levelRows            // per NULL
-	pers map[string]levelRows // by key
-}
-
-// levelRows are a gateway row and the endpoint rows beside it.
-type levelRows struct {
+// level are a gateway row and the endpoint rows beside it, all of one dimension.
+type level struct {
+	owner     *edit
 	gateway   *Limit
-	endpoints map[string]*Limit
-	patterns  []endpointPattern // endpoints with `*`, best first
-}
-
-type endpointPattern struct {
-	pattern pattern
-	limit   *Limit
+	endpoints cowMap[name, *Limit]
+	patterns  *patternIndex[*Limit] // endpoints with `*`; nil = none
 }
 
 // Change is one changed row: Limit is nil when the row of Key was deleted.
@@ -69,57 +60,48 @@ type Stamp struct {
 // too keep the instant since which they are in force. Two rows of one key, or a row out of
 // bounds, make it fail with every fault named; prev stays as it is.
 func NewTable(prev *Table, rows []Limit, stamp Stamp) (*Table, error) {
-	t := &Table{id: stamp.ID, seq: 1, atNS: stamp.AtNS, loadedAt: stamp.LoadedAt, shards: new([shardCount]map[string]*gatewayRows)}
+	t := &Table{id: stamp.ID, seq: 1, atNS: stamp.AtNS, loadedAt: stamp.LoadedAt}
 	if prev != nil {
 		t.seq = prev.seq + 1
 	}
 	var errs []error
+	e := &edit{}
 	for i := range rows {
 		l := &rows[i]
 		if err := l.Validate(); err != nil {
 			errs = append(errs, fmt.Errorf("row %s: %w", l.Key, err))
 			continue
 		}
-		if t.find(l.Key) != nil {
+		if had := t.put(e, t.compile(prev, l)); had {
 			errs = append(errs, fmt.Errorf("row %s: comes twice", l.Key))
-			continue
 		}
-		t.rowsOf(l.Gateway, ownAll{}).domain(l.Domain).put(t.compile(prev, l))
-		t.size++
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
-	t.sortPatterns()
 	return t, nil
 }
 
 // Apply returns a table with the changes made, in their order. t stays as it is; what no
 // change touches is shared. A row out of bounds makes it fail.
 func (t *Table) Apply(changes []Change, stamp Stamp) (*Table, error) {
-	next := &Table{id: stamp.ID, seq: t.seq + 1, atNS: stamp.AtNS, loadedAt: stamp.LoadedAt, size: t.size, patterns: slices.Clone(t.patterns)}
-	shards := *t.shards
-	next.shards = &shards
-	own := make(ownSome)
+	next := *t
+	next.id, next.seq, next.atNS, next.loadedAt = stamp.ID, t.seq+1, stamp.AtNS, stamp.LoadedAt
+	e := &edit{}
 	for _, c := range changes {
 		if c.Limit == nil {
-			next.remove(c.Key, own)
+			next.remove(e, c.Key.Canonical())
 			continue
 		}
-		if c.Limit.Key != c.Key {
+		if c.Limit.Canonical() != c.Key.Canonical() {
 			return nil, fmt.Errorf("change of %s carries the row %s", c.Key, c.Limit.Key)
 		}
 		if err := c.Limit.Validate(); err != nil {
 			return nil, fmt.Errorf("row %s: %w", c.Key, err)
 		}
-		had := next.find(c.Key) != nil
-		next.rowsOf(c.Key.Gateway, own).domain(c.Key.Domain).put(next.compile(next, c.Limit))
-		if !had {
-			next.size++
-		}
+		next.put(e, next.compile(&next, c.Limit))
 	}
-	next.sortPatterns()
-	return next, nil
+	return &next, nil
 }
 
 func (t *Table) compile(prev *Table, l *Limit) *Limit {
@@ -128,9 +110,9 @@ func (t *Table) compile(prev *Table, l *Limit) *Limit {
 	if prev == nil {
 		return c
 	}
-	if old := prev.find(l.Key); old != nil {
+	if old := prev.find(c.Key); old != nil {
 		c.born = old.born
-		if c.rate == old.rate && c.burst == old.burst {
+		if c.rate == old.rate && c.burst == old.burst && c.Algorithm == old.Algorithm {
 			c.sinceNS = old.sinceNS
 		}
 		if old.same(c) {
@@ -140,229 +122,128 @@ func (t *Table) compile(prev *Table, l *Limit) *Limit {
 	return c
 }
 
-// owner says which gatewayRows and shards this change has made itself and may write.
-type owner interface {
-	shard(i int) bool
-	rows(g *gatewayRows) bool
-	add(i int, g *gatewayRows)
-}
-
-type ownAll struct{}
-
-func (ownAll) shard(int) bool         { return true }
-func (ownAll) rows(*gatewayRows) bool { return true }
-func (ownAll) add(int, *gatewayRows)  {}
-
-type ownSome map[any]bool
-
-func (o ownSome) shard(i int) bool         { return o[i] }
-func (o ownSome) rows(g *gatewayRows) bool { return o[g] }
-func (o ownSome) add(i int, g *gatewayRows) {
-	o[i] = true
-	o[g] = true
-}
-
-// rowsOf returns the rows of a gateway that may be written, made or copied where needed.
-func (t *Table) rowsOf(gateway string, own owner) *gatewayRows {
-	if strings.Contains(gateway, "*") {
-		return t.patternRowsOf(gateway, own)
-	}
-	i := shardOf(gateway)
-	g := t.shards[i][gateway]
-	if g != nil && own.rows(g) {
-		return g
-	}
-	g = g.clone(gateway)
-	if t.shards[i] == nil || !own.shard(i) {
-		if t.shards[i] = maps.Clone(t.shards[i]); t.shards[i] == nil {
-			t.shards[i] = make(map[string]*gatewayRows, 1)
-		}
-	}
-	t.shards[i][gateway] = g
-	own.add(i, g)
-	return g
-}
-
-func (t *Table) patternRowsOf(gateway string, own owner) *gatewayRows {
-	i := slices.IndexFunc(t.patterns, func(g *gatewayRows) bool { return g.gateway == gateway })
-	if i >= 0 && own.rows(t.patterns[i]) {
-		return t.patterns[i]
-	}
-	if i < 0 {
-		i = len(t.patterns)
-		t.patterns = append(t.patterns, nil)
-	}
-	g := t.patterns[i].clone(gateway)
-	g.pattern = compilePattern(gateway)
-	t.patterns[i] = g
-	own.add(-1, g)
-	return g
-}
-
-func (g *gatewayRows) clone(gateway string) *gatewayRows {
-	c := &gatewayRows{gateway: gateway, domains: make(map[string]*domainRows, 1)}
-	if g == nil {
-		return c
-	}
-	for name, d := range g.domains {
-		c.domains[name] = d.clone()
-	}
-	return c
-}
-
-func (g *gatewayRows) domain(name string) *domainRows {
-	d := g.domains[name]
-	if d == nil {
-		d = &domainRows{}
-		g.domains[name] = d
-	}
-	return d
-}
-
-func (d *domainRows) clone() *domainRows {
-	c := &domainRows{all: d.all.clone()}
-	for key, lr := range d.pers {
-		c.setPer(key, lr.clone())
-	}
-	return c
-}
-
-func (lr levelRows) clone() levelRows {
-	lr.endpoints = maps.Clone(lr.endpoints)
-	lr.patterns = slices.Clone(lr.patterns)
-	return lr
-}
-
-func (d *domainRows) setPer(key string, lr levelRows) {
-	if d.pers == nil {
-		d.pers = make(map[string]levelRows, 1)
-	}
-	d.pers[key] = lr
-}
-
-func (d *domainRows) put(l *Limit) {
-	if l.Per == "" {
-		d.all.put(l)
-		return
-	}
-	lr := d.pers[l.Per]
-	lr.put(l)
-	d.setPer(l.Per, lr)
-}
-
-func (lr *levelRows) put(l *Limit) {
+// put sets a row; had tells whether there was one of its key.
+func (t *Table) put(e *edit, l *Limit) (had bool) {
+	rows := t.writable(e, l.Domain, l.Gateway)
+	lv := rows.writable(e, l.Dim())
 	switch {
 	case l.Endpoint == "":
-		lr.gateway = l
-	case strings.Contains(l.Endpoint, "*"):
-		lr.removePattern(l.Endpoint)
-		lr.patterns = append(lr.patterns, endpointPattern{compilePattern(l.Endpoint), l})
-		slices.SortFunc(lr.patterns, func(a, b endpointPattern) int { return a.pattern.compare(b.pattern) })
+		had, lv.gateway = lv.gateway != nil, l
+	case isPattern(l.Endpoint):
+		had = lv.patterns.find(l.Endpoint) != nil
+		lv.patterns = lv.patterns.with(e, l.Endpoint, l)
 	default:
-		if lr.endpoints == nil {
-			lr.endpoints = make(map[string]*Limit, 1)
-		}
-		lr.endpoints[l.Endpoint] = l
+		had = lv.endpoints.put(e, name(l.Endpoint), l)
 	}
+	if !had {
+		t.size++
+	}
+	return had
 }
 
-func (lr *levelRows) removePattern(endpoint string) {
-	lr.patterns = slices.DeleteFunc(lr.patterns, func(p endpointPattern) bool { return p.limit.Endpoint == endpoint })
+// writable returns the rows of a place that the edit may write to, made or copied where needed.
+func (t *Table) writable(e *edit, domain, gateway string) *placeRows {
+	old := t.rowsOf(domain, gateway)
+	rows := owned(e, old, func(r *placeRows) **edit { return &r.owner })
+	if rows == old {
+		return rows
+	}
+	rows.gateway = gateway
+	if isPattern(gateway) {
+		t.patterns.put(e, name(domain), t.patterns.get(name(domain)).with(e, gateway, rows))
+	} else {
+		t.exact.put(e, place{domain, gateway}, rows)
+	}
+	if rows.dims != nil {
+		rows.dims = maps.Clone(rows.dims)
+	}
+	return rows
 }
 
-func (lr *levelRows) find(endpoint string) *Limit {
+func (r *placeRows) writable(e *edit, d Dim) *level {
+	if d == (Dim{}) {
+		return &r.all
+	}
+	if r.dims == nil {
+		r.dims = make(map[Dim]*level, 1)
+	}
+	lv := owned(e, r.dims[d], func(l *level) **edit { return &l.owner })
+	r.dims[d] = lv
+	return lv
+}
+
+// level returns the rows of a dimension, nil if there are none.
+func (r *placeRows) level(d Dim) *level {
 	switch {
-	case endpoint == "":
-		return lr.gateway
-	case strings.Contains(endpoint, "*"):
-		for _, p := range lr.patterns {
-			if p.limit.Endpoint == endpoint {
-				return p.limit
-			}
-		}
+	case r == nil:
 		return nil
+	case d == Dim{}:
+		return &r.all
 	}
-	return lr.endpoints[endpoint]
+	return r.dims[d]
 }
 
-func (lr *levelRows) remove(endpoint string) {
+func (lv *level) find(endpoint string) *Limit {
 	switch {
+	case lv == nil:
+		return nil
 	case endpoint == "":
-		lr.gateway = nil
-	case strings.Contains(endpoint, "*"):
-		lr.removePattern(endpoint)
-	default:
-		delete(lr.endpoints, endpoint)
+		return lv.gateway
+	case isPattern(endpoint):
+		return lv.patterns.find(endpoint)
 	}
+	return lv.endpoints.get(name(endpoint))
 }
 
-func (lr *levelRows) empty() bool {
-	return lr.gateway == nil && len(lr.endpoints) == 0 && len(lr.patterns) == 0
+func (lv *level) empty() bool {
+	return lv.gateway == nil && lv.endpoints.size == 0 && lv.patterns == nil
 }
 
-func (t *Table) remove(key Key, own owner) {
+func (t *Table) remove(e *edit, key Key) {
 	if t.find(key) == nil {
 		return
 	}
 	t.size--
-	g := t.rowsOf(key.Gateway, own)
-	d := g.domains[key.Domain]
-	if key.Per == "" {
-		d.all.remove(key.Endpoint)
+	rows := t.writable(e, key.Domain, key.Gateway)
+	lv := rows.writable(e, key.Dim())
+	switch {
+	case key.Endpoint == "":
+		lv.gateway = nil
+	case isPattern(key.Endpoint):
+		lv.patterns = lv.patterns.without(e, key.Endpoint)
+	default:
+		lv.endpoints.remove(e, name(key.Endpoint))
+	}
+	if lv != &rows.all && lv.empty() {
+		delete(rows.dims, key.Dim())
+	}
+	if !rows.all.empty() || len(rows.dims) > 0 {
+		return
+	}
+	if !isPattern(key.Gateway) {
+		t.exact.remove(e, place{key.Domain, key.Gateway})
+		return
+	}
+	if rest := t.patterns.get(name(key.Domain)).without(e, key.Gateway); rest != nil {
+		t.patterns.put(e, name(key.Domain), rest)
 	} else {
-		lr := d.pers[key.Per]
-		lr.remove(key.Endpoint)
-		if d.pers[key.Per] = lr; lr.empty() {
-			delete(d.pers, key.Per)
-		}
+		t.patterns.remove(e, name(key.Domain))
 	}
-	if d.all.empty() && len(d.pers) == 0 {
-		delete(g.domains, key.Domain)
-	}
-	if len(g.domains) > 0 {
-		return
-	}
-	if i := slices.Index(t.patterns, g); i >= 0 {
-		t.patterns = slices.Delete(t.patterns, i, i+1)
-		return
-	}
-	delete(t.shards[shardOf(key.Gateway)], key.Gateway)
-}
-
-func (t *Table) sortPatterns() {
-	slices.SortFunc(t.patterns, func(a, b *gatewayRows) int { return a.pattern.compare(b.pattern) })
 }
 
 // Find returns the row of exactly this key, nil if there is none.
-func (t *Table) Find(key Key) *Limit { return t.find(key) }
+func (t *Table) Find(key Key) *Limit { return t.find(key.Canonical()) }
 
 func (t *Table) find(key Key) *Limit {
-	g := t.gateway(key.Gateway)
-	if g == nil {
-		return nil
-	}
-	d := g.domains[key.Domain]
-	if d == nil {
-		return nil
-	}
-	if key.Per == "" {
-		return d.all.find(key.Endpoint)
-	}
-	lr := d.pers[key.Per]
-	return lr.find(key.Endpoint)
+	return t.rowsOf(key.Domain, key.Gateway).level(key.Dim()).find(key.Endpoint)
 }
 
-// gateway returns the rows of a gateway as it is written.
-func (t *Table) gateway(name string) *gatewayRows {
-	if !strings.Contains(name, "*") {
-		return t.shards[shardOf(name)][name]
+// rowsOf returns the rows of a gateway as it is written, nil if there are none.
+func (t *Table) rowsOf(domain, gateway string) *placeRows {
+	if isPattern(gateway) {
+		return t.patterns.get(name(domain)).find(gateway)
 	}
-	for _, g := range t.patterns {
-		if g.gateway == name {
-			return g
-		}
-	}
-	return nil
+	return t.exact.get(place{domain, gateway})
 }
 
 // ID is the id of the newest change in the table.
@@ -383,16 +264,16 @@ func (t *Table) Len() int { return t.size }
 // All returns every row in no order.
 func (t *Table) All() iter.Seq[*Limit] {
 	return func(yield func(*Limit) bool) {
-		for _, shard := range t.shards {
-			for _, g := range shard {
-				if !g.each(yield) {
-					return
-				}
+		for _, rows := range t.exact.all() {
+			if !rows.each(yield) {
+				return
 			}
 		}
-		for _, g := range t.patterns {
-			if !g.each(yield) {
-				return
+		for _, index := range t.patterns.all() {
+			for rows := range index.all() {
+				if !rows.each(yield) {
+					return
+				}
 			}
 		}
 	}
@@ -403,77 +284,31 @@ func (t *Table) Sorted() []*Limit {
 	return slices.SortedFunc(t.All(), func(a, b *Limit) int { return a.Compare(b.Key) })
 }
 
-func (g *gatewayRows) each(yield func(*Limit) bool) bool {
-	for _, d := range g.domains {
-		if !d.all.each(yield) {
+func (r *placeRows) each(yield func(*Limit) bool) bool {
+	if !r.all.each(yield) {
+		return false
+	}
+	for _, lv := range r.dims {
+		if !lv.each(yield) {
 			return false
-		}
-		for _, lr := range d.pers {
-			if !lr.each(yield) {
-				return false
-			}
 		}
 	}
 	return true
 }
 
-func (lr *levelRows) each(yield func(*Limit) bool) bool {
-	if lr.gateway != nil && !yield(lr.gateway) {
+func (lv *level) each(yield func(*Limit) bool) bool {
+	if lv.gateway != nil && !yield(lv.gateway) {
 		return false
 	}
-	for _, l := range lr.endpoints {
+	for _, l := range lv.endpoints.all() {
 		if !yield(l) {
 			return false
 		}
 	}
-	for _, p := range lr.patterns {
-		if !yield(p.limit) {
+	for l := range lv.patterns.all() {
+		if !yield(l) {
 			return false
 		}
-	}
-	return true
-}
-
-// shardOf spreads gateways by FNV-1a. Operators choose the names, so a seed against
-// collisions made on purpose is not needed.
-func shardOf(gateway string) int {
-	h := uint32(2166136261)
-	for i := range len(gateway) {
-		h = (h ^ uint32(gateway[i])) * 16777619
-	}
-	return int(h % shardCount)
-}
-
-// pattern is a name with `*` in it, cut at the stars.
-type pattern struct {
-	text  string
-	parts []string // at least two
-	bytes int      // other than `*`
-}
-
-func compilePattern(text string) pattern {
-	return pattern{text: text, parts: strings.Split(text, "*"), bytes: len(text) - strings.Count(text, "*")}
-}
-
-// compare orders patterns best first: most bytes other than `*`, then by their text.
-func (p pattern) compare(o pattern) int {
-	return cmp.Or(cmp.Compare(o.bytes, p.bytes), strings.Compare(p.text, o.text))
-}
-
-// match tells whether s fits. Each part is looked for once, from the left, so that the cost
-// is that of len(parts) searches whatever s holds.
-func (p pattern) match(s string) bool {
-	first, last := p.parts[0], p.parts[len(p.parts)-1]
-	if len(s) < p.bytes || !strings.HasPrefix(s, first) || !strings.HasSuffix(s, last) {
-		return false
-	}
-	s = s[len(first) : len(s)-len(last)]
-	for _, part := range p.parts[1 : len(p.parts)-1] {
-		i := strings.Index(s, part)
-		if i < 0 {
-			return false
-		}
-		s = s[i+len(part):]
 	}
 	return true
 }

@@ -3,15 +3,17 @@ package limits
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 )
 
-// key reads `domain|gateway|endpoint|per`.
+// key reads `domain|gateway|endpoint|per|per_seconds`.
 func key(s string) Key {
-	p := append(strings.Split(s, "|"), "", "", "")
-	return Key{p[0], p[1], p[2], p[3]}
+	p := append(strings.Split(s, "|"), "", "", "", "")
+	seconds, _ := strconv.ParseInt(p[4], 10, 64) // empty = 0
+	return Key{p[0], p[1], p[2], p[3], seconds}
 }
 
 func limit(s string) Limit {
@@ -37,6 +39,9 @@ func shown(l *Limit) string {
 		return ""
 	}
 	s := strings.Join([]string{l.Domain, l.Gateway, l.Endpoint, l.Per}, "|")
+	if l.PerSeconds > 0 {
+		s += "|" + strconv.FormatInt(l.PerSeconds, 10)
+	}
 	if s = strings.TrimRight(s, "|"); !l.Enabled {
 		s += " off"
 	}
@@ -99,26 +104,32 @@ func TestLookupRules(t *testing.T) {
 		{"per: own over common", []string{"|g||user", "d|g||user"}, "d|g||user", "d|g||user", ""},
 		{"per: by pattern", []string{"d|*||user", "d|g", "d|g|*|user"}, "d|g|e|user", "d|*||user", "d|g|*|user"},
 		{"per: best gateway first", []string{"d|*||user", "|g||user"}, "d|g||user", "|g||user", ""},
+
+		{"windows are levels of their own", []string{"d|g", "d|g|||60", "d|g|e||60"}, "d|g|e||60", "d|g|||60", "d|g|e||60"},
+		{"rows of another window", []string{"d|g|||60", "d|g|e||3600"}, "d|g|e", "", ""},
+		{"windows: by pattern, beside an exact row of another", []string{"d|*|||60", "d|g"}, "d|g|||60", "d|*|||60", ""},
+		{"windows and per", []string{"d|g||user|60", "d|g||user", "|g|e|user|60"}, "d|g|e|user|60", "d|g||user|60", "|g|e|user|60"},
 	} {
 		k := key(c.ask)
 		r := tableOf(t, c.rows...).Rules(k.Domain, k.Gateway)
-		if got := shown(r.Gateway(k.Per)); got != c.gateway {
+		if got := shown(r.Gateway(k.Dim())); got != c.gateway {
 			t.Errorf("%s: rows %q, ask %q: gateway row %q, want %q", c.rule, c.rows, c.ask, got, c.gateway)
 		}
-		if got := shown(r.Endpoint(k.Endpoint, k.Per)); got != c.endpoint {
+		if got := shown(r.Endpoint(k.Endpoint, k.Dim())); got != c.endpoint {
 			t.Errorf("%s: rows %q, ask %q: endpoint row %q, want %q", c.rule, c.rows, c.ask, got, c.endpoint)
 		}
 	}
 }
 
-func TestPerKeysAreThoseOfTheGateway(t *testing.T) {
-	tbl := tableOf(t, "d|g||user", "d|g|e|ip", "|g||user", "|g*|*|tenant", "x|g||other", "d|h||else", "d|g")
-	for ask, want := range map[string][]string{
-		"d|g": {"ip", "tenant", "user"}, "d|ga": {"tenant"}, "x|g": {"other", "tenant", "user"}, "|g": {"tenant", "user"}, "d|nobody": nil,
+func TestDimsAreThoseOfTheGateway(t *testing.T) {
+	tbl := tableOf(t, "d|g||user", "d|g|e|ip", "|g||user", "|g*|*|tenant", "x|g||other", "d|h||else", "d|g", "d|g|e||60", "d|g||ip|60")
+	for ask, want := range map[string][]Dim{
+		"d|g":  {{"", 60}, {"ip", 0}, {"ip", 60}, {"tenant", 0}, {"user", 0}},
+		"d|ga": {{"tenant", 0}}, "x|g": {{"other", 0}, {"tenant", 0}, {"user", 0}}, "|g": {{"tenant", 0}, {"user", 0}}, "d|nobody": nil,
 	} {
 		k := key(ask)
-		if got := tbl.Rules(k.Domain, k.Gateway).PerKeys(); !slices.Equal(got, want) {
-			t.Errorf("%q: %q, want %q", ask, got, want)
+		if got := tbl.Rules(k.Domain, k.Gateway).Dims(); !slices.Equal(got, want) {
+			t.Errorf("%q: %v, want %v", ask, got, want)
 		}
 	}
 }
@@ -293,9 +304,9 @@ func TestAllStopsWhenAsked(t *testing.T) {
 	}
 }
 
-// TestManyGateways spreads rows over all shards, and two over one.
+// TestManyGateways makes the map of gateways grow twice.
 func TestManyGateways(t *testing.T) {
-	const n = 3 * shardCount
+	const n = 5 * shardGrowth * shardSize
 	rows := make([]Limit, 0, n)
 	for i := range n {
 		rows = append(rows, limit(fmt.Sprintf("d|g%d", i)))
@@ -306,7 +317,7 @@ func TestManyGateways(t *testing.T) {
 	}
 	var gone []Change
 	for i := range rows {
-		if tbl.Rules("d", rows[i].Gateway).Gateway("") == nil {
+		if tbl.Rules("d", rows[i].Gateway).Gateway(Dim{}) == nil {
 			t.Errorf("gateway %q is not found", rows[i].Gateway)
 		}
 		gone = append(gone, Change{Key: rows[i].Key})
@@ -319,9 +330,10 @@ func TestManyGateways(t *testing.T) {
 
 // TestLookupDoesNotAllocate tells that the questions of a request cost no memory.
 func TestLookupDoesNotAllocate(t *testing.T) {
-	r := tableOf(t, "d|g", "d|g|e", "|g|e*", "d|g*|*", "d|g||user").Rules("d", "g")
+	user := Dim{Per: "user"}
+	r := tableOf(t, "d|g", "d|g|e", "|g|e*", "d|g*|*", "d|g|a*b*c", "d|g||user").Rules("d", "g")
 	if n := testing.AllocsPerRun(100, func() {
-		if r.Gateway("") == nil || r.Gateway("user") == nil || r.Endpoint("e", "") == nil || r.Endpoint("elsewhere", "") == nil || r.Endpoint("x", "user") != nil {
+		if r.Gateway(Dim{}) == nil || r.Gateway(user) == nil || r.Endpoint("e", Dim{}) == nil || r.Endpoint("elsewhere", Dim{}) == nil || r.Endpoint("x", user) != nil {
 			t.Error("the rows are not found")
 		}
 	}); n != 0 {

@@ -100,7 +100,11 @@ type batch struct {
 }
 
 func (s *Sync) readRows(ctx context.Context, q queryer) (b batch, err error) {
-	rows, err := q.Query(ctx, "SELECT "+columns+" FROM tps_limits")
+	wanted, err := columnsOf(ctx, q)
+	if err != nil {
+		return batch{}, err
+	}
+	rows, err := q.Query(ctx, "SELECT "+wanted+" FROM tps_limits")
 	if err != nil {
 		return batch{}, fmt.Errorf("reading the rows: %w", err)
 	}

@@ -1,9 +1,11 @@
 package pgsync
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgtype"
@@ -14,8 +16,25 @@ import (
 // columns of tps_limits in the order of row.targets. Dates that Go's JSON cannot write are as
 // good as unknown.
 const columns = `domain, gateway, endpoint, per, max_tps, enabled, burst, max_wait_ms, shadow, note, version,
-	CASE WHEN created_at BETWEEN '0001-01-01Z' AND '9999-12-30Z' THEN created_at END,
+	per_seconds, algorithm, CASE WHEN created_at BETWEEN '0001-01-01Z' AND '9999-12-30Z' THEN created_at END,
 	CASE WHEN updated_at BETWEEN '0001-01-01Z' AND '9999-12-30Z' THEN updated_at END`
+
+// columnsOf is columns as the schema has them: before migration 3 there are no windows.
+func columnsOf(ctx context.Context, q queryer) (string, error) {
+	has, err := hasWindows(ctx, q)
+	if err != nil || has {
+		return columns, err
+	}
+	return strings.Replace(columns, "per_seconds, algorithm", "NULL::bigint, NULL::text", 1), nil
+}
+
+func hasWindows(ctx context.Context, q queryer) (has bool, err error) {
+	err = q.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'tps_limits'::regclass AND attname = 'per_seconds' AND NOT attisdropped)").Scan(&has)
+	if err != nil {
+		return false, fmt.Errorf("looking for the column per_seconds: %w", err)
+	}
+	return has, nil
+}
 
 // row is a row of tps_limits as it is stored, or one side of an entry of the history. Constraints
 // may have been dropped, so that every column can be NULL.
@@ -33,27 +52,34 @@ type row struct {
 	Version   pgtype.Int8 `json:"version"`
 	CreatedAt moment      `json:"created_at"`
 	UpdatedAt moment      `json:"updated_at"`
+
+	// These are NULL before the migration that added them: then they have their defaults.
+	PerSeconds pgtype.Int8 `json:"per_seconds"`
+	Algorithm  pgtype.Text `json:"algorithm"`
 }
 
 func (r *row) targets() []any {
 	return []any{
 		&r.Domain, &r.Gateway, &r.Endpoint, &r.Per, &r.MaxTPS, &r.Enabled, &r.Burst, &r.MaxWaitMS, &r.Shadow, &r.Note, &r.Version,
-		&r.CreatedAt, &r.UpdatedAt,
+		&r.PerSeconds, &r.Algorithm, &r.CreatedAt, &r.UpdatedAt,
 	}
 }
 
 func (r *row) key() limits.Key {
-	return limits.Key{Domain: r.Domain.String, Gateway: r.Gateway.String, Endpoint: r.Endpoint.String, Per: r.Per.String}
+	return limits.Key{
+		Domain: r.Domain.String, Gateway: r.Gateway.String, Endpoint: r.Endpoint.String, Per: r.Per.String, PerSeconds: r.PerSeconds.Int64,
+	}.Canonical()
 }
 
 // limit returns what the row says, and all that is wrong with it, each as a [limits.FieldError].
 func (r *row) limit() (limits.Limit, error) {
+	algorithm, unknown := limits.ParseAlgorithm(r.Algorithm.String)
 	l := limits.Limit{
-		Key: r.key(), MaxTPS: r.MaxTPS.Int64, Enabled: r.Enabled.Bool, Burst: r.Burst.Int64, MaxWaitMS: r.MaxWaitMS.Int64,
+		Key: r.key(), Algorithm: algorithm, MaxTPS: r.MaxTPS.Int64, Enabled: r.Enabled.Bool, Burst: r.Burst.Int64, MaxWaitMS: r.MaxWaitMS.Int64,
 		Shadow: r.Shadow.Bool, Note: r.Note.String, Version: r.Version.Int64,
 		CreatedAt: time.Time(r.CreatedAt), UpdatedAt: time.Time(r.UpdatedAt),
 	}
-	return l, errors.Join(r.faults(), l.Validate())
+	return l, errors.Join(r.faults(), l.Validate(), unknown)
 }
 
 // faults are those that a Limit cannot show, because a NULL looks like a value in it, or the
@@ -75,6 +101,9 @@ func (r *row) faults() error {
 		if c.value.Valid && c.value.String == "" {
 			errs = append(errs, &limits.FieldError{Field: c.name, Value: `""`, Reason: "is empty; NULL is the row without it"})
 		}
+	}
+	if r.PerSeconds.Valid && r.PerSeconds.Int64 == 0 {
+		errs = append(errs, &limits.FieldError{Field: "per_seconds", Value: "0", Reason: fmt.Sprintf("is not within 1 to %d", limits.MaxPerSeconds)})
 	}
 	if r.Burst.Valid && r.Burst.Int64 == 0 {
 		errs = append(errs, &limits.FieldError{Field: "burst", Value: "0", Reason: fmt.Sprintf("is not within 1 to %d", limits.MaxBurst)})

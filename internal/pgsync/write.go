@@ -25,12 +25,24 @@ func (e *UnavailableError) Unwrap() error { return e.Err }
 // Unavailable tells the API to answer 503.
 func (e *UnavailableError) Unavailable() bool { return true }
 
-const upsert = `INSERT INTO tps_limits (domain, gateway, endpoint, per, max_tps, enabled, burst, max_wait_ms, shadow, note)
-VALUES ($1, $2, nullif($3, ''), nullif($4, ''), $5, $6, nullif($7::bigint, 0), $8, $9, $10)
+const upsert = `INSERT INTO tps_limits (domain, gateway, endpoint, per, per_seconds, max_tps, enabled, burst, max_wait_ms, shadow, note, algorithm)
+VALUES ($1, $2, nullif($3, ''), nullif($4, ''), $5, $6, $7, nullif($8::bigint, 0), $9, $10, $11, $12)
 ON CONFLICT ON CONSTRAINT tps_limits_key DO UPDATE SET max_tps = excluded.max_tps, enabled = excluded.enabled,
-	burst = excluded.burst, max_wait_ms = excluded.max_wait_ms, shadow = excluded.shadow, note = excluded.note`
+	burst = excluded.burst, max_wait_ms = excluded.max_wait_ms, shadow = excluded.shadow, note = excluded.note, algorithm = excluded.algorithm`
 
-const whereKey = " WHERE domain = $1 AND gateway = $2 AND endpoint IS NOT DISTINCT FROM nullif($3, '') AND per IS NOT DISTINCT FROM nullif($4, '')"
+const whereKey = ` WHERE domain = $1 AND gateway = $2 AND endpoint IS NOT DISTINCT FROM nullif($3, '') AND per IS NOT DISTINCT FROM nullif($4, '')
+	AND per_seconds = $5`
+
+func keyArgs(k limits.Key) []any { return []any{k.Domain, k.Gateway, k.Endpoint, k.Per, k.Seconds()} }
+
+// needWindows refuses to write where the schema is that of an older release.
+func needWindows(ctx context.Context, tx pgx.Tx) error {
+	has, err := hasWindows(ctx, tx)
+	if err == nil && !has {
+		err = errors.New("tps_limits has no column per_seconds yet: run `ratelimitd migrate`")
+	}
+	return err
+}
 
 // Put writes one whole row and returns it as stored, once it is in force on this replica. A row
 // that is there already stays as it is, version included. who goes into the history. Errors:
@@ -41,11 +53,16 @@ func (s *Sync) Put(ctx context.Context, l limits.Limit, who string) (limits.Limi
 	}
 	var stored limits.Limit
 	err := s.write(ctx, who, func(ctx context.Context, tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, upsert, l.Domain, l.Gateway, l.Endpoint, l.Per, l.MaxTPS, l.Enabled, l.Burst, l.MaxWaitMS, l.Shadow, l.Note); err != nil {
+		if err := needWindows(ctx, tx); err != nil {
+			return err
+		}
+		key := keyArgs(l.Key)
+		_, err := tx.Exec(ctx, upsert, append(key, l.MaxTPS, l.Enabled, l.Burst, l.MaxWaitMS, l.Shadow, l.Note, l.Algorithm.String())...)
+		if err != nil {
 			return err
 		}
 		var r row
-		err := tx.QueryRow(ctx, "SELECT "+columns+" FROM tps_limits"+whereKey, l.Domain, l.Gateway, l.Endpoint, l.Per).Scan(r.targets()...)
+		err = tx.QueryRow(ctx, "SELECT "+columns+" FROM tps_limits"+whereKey, key...).Scan(r.targets()...)
 		if err != nil {
 			return err
 		}
@@ -69,7 +86,10 @@ func (s *Sync) Delete(ctx context.Context, key limits.Key, who string) error {
 	}
 	var id int64
 	err := s.write(ctx, who, func(ctx context.Context, tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, "DELETE FROM tps_limits"+whereKey, key.Domain, key.Gateway, key.Endpoint, key.Per)
+		if err := needWindows(ctx, tx); err != nil {
+			return err
+		}
+		tag, err := tx.Exec(ctx, "DELETE FROM tps_limits"+whereKey, keyArgs(key)...)
 		if err != nil {
 			return err
 		}

@@ -12,9 +12,24 @@ import (
 	"github.com/tps-agent/ratelimitd/internal/limits"
 )
 
-// unitSecond is envoy.service.ratelimit.v3.RateLimitResponse.RateLimit.Unit SECOND. The units
-// of overrides have the same numbers as those of answers.
-const unitSecond = 1
+// unitOf is the envoy.service.ratelimit.v3.RateLimitResponse.RateLimit.Unit of a window, UNKNOWN
+// where there is none. The units of overrides have the same numbers as those of answers.
+func unitOf(l *limits.Limit) uint32 {
+	const unknown, second, minute, hour, day, week = 0, 1, 2, 3, 4, 7
+	switch l.Seconds() {
+	case 1:
+		return second
+	case 60:
+		return minute
+	case 3600:
+		return hour
+	case 24 * 3600:
+		return day
+	case 7 * 24 * 3600:
+		return week
+	}
+	return unknown
+}
 
 // appendAnswer appends the RateLimitResponse to a decided request, in the wire format.
 func appendAnswer(b []byte, r *Request, d *buckets.Decision, withHeaders bool) []byte {
@@ -39,13 +54,13 @@ func appendStatus(b []byte, s *buckets.Status, overrideUnit uint32) []byte {
 	if s.Limit == nil {
 		return b
 	}
-	unit := uint64(unitSecond)
+	unit := unitOf(s.Limit)
 	if s.Override {
-		unit = uint64(overrideUnit)
+		unit = overrideUnit
 	}
 	b = appendMessage(b, 2, func(b []byte) []byte {
 		b = appendVarint(b, 1, uint64(s.Limit.MaxTPS)) //nolint:gosec // 0 to 2^32-1
-		b = appendVarint(b, 2, unit)
+		b = appendVarint(b, 2, uint64(unit))
 		return appendString(b, 3, s.Limit.Name())
 	})
 	b = appendVarint(b, 3, uint64(min(max(s.Remaining, 0), math.MaxUint32)))
