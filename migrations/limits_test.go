@@ -112,6 +112,15 @@ func TestConstraints(t *testing.T) {
 		{"shadow": nil},
 		{"note": nil},
 		{"note": note + "n"},
+		{"per_seconds": 0},
+		{"per_seconds": -1},
+		{"per_seconds": limits.MaxPerSeconds + 1},
+		{"per_seconds": nil},
+		{"algorithm": "leaky_bucket"},
+		{"algorithm": ""},
+		{"algorithm": nil},
+		{"algorithm": "fixed_window", "burst": 5},
+		{"algorithm": "sliding_window", "burst": 5},
 		{"created_at": "infinity"},
 		{"created_at": "10000-01-01"},
 		{"created_at": "0044-03-15 BC"},
@@ -151,6 +160,7 @@ func TestKeyTakesNullsAsEqual(t *testing.T) {
 	conn := testenv.Connect(t, testenv.Database(t))
 	exec(t, conn, `INSERT INTO tps_limits (domain, gateway, endpoint, per) VALUES
 		('', 'g', NULL, NULL), ('d', 'g', NULL, NULL), ('', 'g', 'e', NULL), ('', 'g', NULL, 'p'), ('', 'g', 'e', 'p')`)
+	exec(t, conn, "INSERT INTO tps_limits (gateway, per_seconds) VALUES ('g', 60), ('g', 86400)") // beside the one per second
 	for _, key := range []string{"('', 'g', NULL, NULL)", "('', 'g', 'e', NULL)", "('', 'g', NULL, 'p')", "('', 'g', 'e', 'p')"} {
 		_, err := conn.Exec(t.Context(), "INSERT INTO tps_limits (domain, gateway, endpoint, per) VALUES "+key)
 		if code := refusal(err); code != "23505" {

@@ -145,6 +145,7 @@ func show[T any](p *T) string {
 type checkCmd struct {
 	remote
 	Domain  string   `default:"edge" help:"Domain of the request, as Envoy's filter has it."`
+	Explain bool     `help:"List every limit that matches, its bucket before and after, and which one decides. Charges nothing."`
 	Hits    *uint64  `help:"hits_addend of the descriptor; 0 = check only, charges nothing."`
 	Output  string   `short:"o" enum:"text,json" default:"text" help:"text or json."`
 	Entries []string `arg:"" help:"Entries of the descriptor as key=value, such as gateway=shop endpoint=pay."`
@@ -161,6 +162,9 @@ func (c *checkCmd) run(ctx context.Context, env []string, stdout io.Writer) erro
 	api, err := c.client(env)
 	if err != nil {
 		return err
+	}
+	if c.Explain {
+		return c.explain(ctx, api, request, stdout)
 	}
 	d, err := api.Check(ctx, request)
 	if err != nil {

@@ -36,6 +36,7 @@ import (
 	"github.com/tps-agent/ratelimitd/internal/pgsync"
 	"github.com/tps-agent/ratelimitd/internal/recorder"
 	"github.com/tps-agent/ratelimitd/internal/rls"
+	"github.com/tps-agent/ratelimitd/internal/usage"
 	"github.com/tps-agent/ratelimitd/migrations"
 )
 
@@ -100,8 +101,9 @@ type server struct {
 	store    store
 	recorder *recorder.Recorder
 	pool     *pgxpool.Pool // of the recorder; nil without Postgres
-	lock     *flock.Flock  // of the data directory; nil without Postgres
-	certs    *certs.Store  // nil = the ports are plain
+	usage    *usage.Store
+	lock     *flock.Flock // of the data directory; nil while nothing is kept there
+	certs    *certs.Store // nil = the ports are plain
 	draining atomic.Bool
 
 	watches    context.Context // of the streams that the drain ends: watches of health, reflection
@@ -119,7 +121,7 @@ func newServer(cfg config, log *slog.Logger) (*server, error) {
 	s := &server{cfg: cfg, log: log, registry: prometheus.NewRegistry(), clock: limits.NewClock(), current: &limits.Current{}, health: health.NewServer()}
 	s.watches, s.endWatches = context.WithCancel(context.Background())
 	s.engine = buckets.New(buckets.Config{DefaultMaxTPS: cfg.defaultMaxTPS, MaxBuckets: cfg.maxBuckets, MaxWaiters: cfg.maxWaiters}, s.clock, s.current)
-	for _, step := range []func() error{s.registerMetrics, s.lockDataDir, s.makeCerts, s.makeStore, s.makeRecorder, s.makeServers, s.listen} {
+	for _, step := range []func() error{s.registerMetrics, s.lockWithPostgres, s.makeCerts, s.makeStore, s.makeUsage, s.makeRecorder, s.makeServers, s.listen} {
 		if err := step(); err != nil {
 			s.close()
 			return nil, err
@@ -185,10 +187,17 @@ func (s *server) registerMetrics() error {
 	return nil
 }
 
-// lockDataDir makes the data directory and keeps other processes out of it. Without Postgres
-// nothing is kept there.
-func (s *server) lockDataDir() error {
+// lockWithPostgres locks the data directory where the last good limits will be kept there for sure.
+func (s *server) lockWithPostgres() error {
 	if s.cfg.database == "" {
+		return nil
+	}
+	return s.lockDataDir()
+}
+
+// lockDataDir makes the data directory and keeps other processes out of it.
+func (s *server) lockDataDir() error {
+	if s.lock != nil {
 		return nil
 	}
 	if err := os.MkdirAll(s.cfg.dataDir, 0o750); err != nil {
@@ -224,6 +233,16 @@ func (s *server) makeStore() (err error) {
 	}
 	s.store, err = pgsync.New(c, s.clock, s.current, s.registry, s.log)
 	return err
+}
+
+// makeUsage takes over what an earlier process has used of long windows.
+func (s *server) makeUsage() (err error) {
+	s.usage, err = usage.New(usage.Config{Dir: s.cfg.dataDir, Prepare: s.lockDataDir}, s.engine, s.registry, s.log)
+	if err != nil {
+		return err
+	}
+	s.usage.Load(context.Background())
+	return nil
 }
 
 // flushReserve is the part of the drain time that is kept for what the recorder still holds.
@@ -315,7 +334,8 @@ func (s *server) setHealth(status healthpb.HealthCheckResponse_ServingStatus) {
 
 func (s *server) adminHandler(service *rls.Service) http.Handler {
 	return admin.New(admin.Config{Tokens: s.cfg.tokens, ClientCertificates: s.cfg.tls.ClientCA != ""}, admin.Deps{
-		Store: s.store, Current: s.current, Gatherer: s.registry, JSON: service.JSON(), Log: s.log,
+		Store: s.store, Current: s.current, Gatherer: s.registry, JSON: service.JSON(), Explain: service.Explain(), Log: s.log,
+		Fullest: s.fullest, ResetBucket: s.resetBucket,
 		Stats: func() any { return s.recorder.Stats() },
 		Checks: []admin.Check{
 			{Name: "limits", Fatal: true, Run: func() error {
@@ -365,6 +385,7 @@ func (s *server) run(ctx context.Context, stdout io.Writer) error {
 	group, live := errgroup.WithContext(live)
 	group.Go(func() error { return s.store.Run(live) })
 	group.Go(func() error { return s.engine.Run(live) })
+	group.Go(func() error { return s.usage.Run(live) })
 	group.Go(func() error { return s.recorder.Run(live) })
 	group.Go(func() error { return named("serving gRPC", ignoreClosed(s.serveGRPC())) })
 	group.Go(func() error { return named("serving HTTP", ignoreClosed(s.serveHTTP())) })

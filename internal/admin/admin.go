@@ -42,7 +42,13 @@ type Deps struct {
 	Checks   []Check
 	Gatherer prometheus.Gatherer
 	JSON     http.Handler // POST /json
-	Log      *slog.Logger
+	Explain  http.Handler // POST /api/v1/explain
+	// Fullest returns at most most of the live buckets: those that requests wait for first, then
+	// those with the smallest part of their room left.
+	Fullest func(most int) []Bucket
+	// ResetBucket fills a bucket again; false where there is none, or it is full.
+	ResetBucket func(BucketKey) bool
+	Log         *slog.Logger
 }
 
 type api struct {
@@ -83,6 +89,9 @@ func (a *api) routes() map[string]map[string]http.Handler {
 		},
 		"/api/v1/limits/active": {http.MethodGet: read(a.activeLimits)},
 		"/api/v1/stats":         {http.MethodGet: read(a.stats)},
+		"/api/v1/explain":       {http.MethodPost: read(a.explain)},
+		"/api/v1/buckets":       {http.MethodGet: read(a.listBuckets)},
+		"/api/v1/buckets/reset": {http.MethodPost: write(a.resetBucket)},
 		"/healthz":              {http.MethodGet: http.HandlerFunc(healthz)},
 		"/readyz":               {http.MethodGet: http.HandlerFunc(a.readyz)},
 		"/healthcheck":          {http.MethodGet: http.HandlerFunc(a.healthcheck)},
@@ -106,6 +115,8 @@ func (a *api) metrics() http.Handler {
 		ErrorHandling: promhttp.ContinueOnError, ErrorLog: slog.NewLogLogger(a.Log.Handler(), slog.LevelError),
 	})
 }
+
+func (a *api) explain(w http.ResponseWriter, r *http.Request) { a.Explain.ServeHTTP(w, r) }
 
 func (a *api) stats(w http.ResponseWriter, _ *http.Request) {
 	httpjson.Answer(w, http.StatusOK, a.Stats())

@@ -37,6 +37,9 @@ type options struct {
 	checks []admin.Check
 	empty  bool   // no limits were ever loaded
 	listen string // empty = 127.0.0.1:0
+
+	fullest func(int) []admin.Bucket
+	reset   func(admin.BucketKey) bool
 }
 
 func start(tb testing.TB, o options) *server {
@@ -59,7 +62,7 @@ func start(tb testing.TB, o options) *server {
 		s.current.Store(t)
 	}
 	handler := admin.New(o.cfg, admin.Deps{
-		Store: o.store, Current: s.current, Checks: o.checks, Gatherer: reg, Log: log,
+		Store: o.store, Current: s.current, Checks: o.checks, Gatherer: reg, Log: log, Fullest: o.fullest, ResetBucket: o.reset,
 		Stats: func() any { return map[string]int{"transactions": 42} },
 		JSON:  http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Method+" decided") }),
 	})

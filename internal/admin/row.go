@@ -48,31 +48,37 @@ func checkJSON(body []byte) error {
 // readObject sets the columns of row from an object. Unlike encoding/json it takes names in
 // their exact case only, and none twice: nobody can tell which of two was meant.
 func readObject(object []byte, row *limits.Row) error {
+	_, err := readMembers(object, func(name string, v json.RawMessage) string { return setColumn(row, name, v) })
+	return err
+}
+
+// readMembers calls set for each member of an object, and returns which there are and every fault.
+func readMembers(object []byte, set func(name string, v json.RawMessage) (reason string)) (seen map[string]bool, err error) {
 	dec := json.NewDecoder(bytes.NewReader(object))
 	if first, err := dec.Token(); err != nil || first != json.Delim('{') {
-		return &limits.FieldError{Field: "body", Value: quote(string(object)), Reason: "is no JSON object"}
+		return nil, &limits.FieldError{Field: "body", Value: quote(string(object)), Reason: "is no JSON object"}
 	}
-	seen := make(map[string]bool)
+	seen = make(map[string]bool)
 	var faults []error
 	for dec.More() {
 		name, value, err := nextMember(dec)
 		if err != nil {
-			return fmt.Errorf("body: %w", err) // not of what checkJSON found good
+			return nil, fmt.Errorf("body: %w", err) // not of what checkJSON found good
 		}
 		reason := "comes twice"
 		if !seen[name] {
-			reason = setColumn(row, name, value)
+			reason = set(name, value)
 		}
 		seen[name] = true
 		switch reason {
 		case "":
-		case unknownField:
+		case unknownField, unknownPart:
 			faults = append(faults, &limits.FieldError{Field: "field", Value: quote(name), Reason: reason})
 		default:
 			faults = append(faults, &limits.FieldError{Field: name, Value: cut(value), Reason: reason})
 		}
 	}
-	return errors.Join(faults...)
+	return seen, errors.Join(faults...)
 }
 
 func nextMember(dec *json.Decoder) (name string, value json.RawMessage, err error) {

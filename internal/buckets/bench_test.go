@@ -3,114 +3,118 @@ package buckets
 import (
 	"fmt"
 	"math/bits"
-	"math/rand/v2"
-	"runtime"
 	"testing"
 
 	"github.com/tps-agent/ratelimitd/internal/limits"
 )
 
-const endpointsPerGateway = 100
+const (
+	endpointsPerGateway = 100
+	unbounded           = 1e9 // max_tps and burst of limits that refuse nothing here
+)
 
-// grid is n rows: gateways with a row of their own and those of their endpoints.
-func grid(n int) []limits.Limit {
-	rows := make([]limits.Limit, 0, n)
-	for i := 0; len(rows) < n; i++ {
-		gateway := fmt.Sprint("gateway-", i/(endpointsPerGateway+1))
-		if j := i % (endpointsPerGateway + 1); j > 0 {
-			rows = append(rows, row(1e9, 1e9, gateway, fmt.Sprint("endpoint-", j-1)))
-		} else {
-			rows = append(rows, row(1e9, 1e9, gateway))
+// grid is the rows of n endpoints, a hundred of each gateway, and those of their gateways. edit
+// changes the row of an endpoint, or adds to it.
+func grid(n int, edit func(limits.Limit) []limits.Limit) []limits.Limit {
+	rows := make([]limits.Limit, 0, n+n/endpointsPerGateway+1)
+	for i := range n {
+		gateway := fmt.Sprintf("gateway-%05x", i/endpointsPerGateway)
+		if i%endpointsPerGateway == 0 {
+			rows = append(rows, row(unbounded, unbounded, gateway))
 		}
+		rows = append(rows, edit(row(unbounded, unbounded, gateway, fmt.Sprintf("endpoint-%05x", i%endpointsPerGateway)))...)
 	}
 	return rows
 }
 
-// traffic is requests to the endpoints of a grid, each written into the same Request, as a
-// decoder does: what a request itself holds is in the cache of its core.
-type traffic struct {
-	engine              *Engine
-	clock               limits.Clock
-	gateways, endpoints []string
-	keys                []uint32 // gateway*endpointsPerGateway + endpoint, in random order
-	request             Request
-	d                   Decision
-}
+func asIs(l limits.Limit) []limits.Limit { return []limits.Limit{l} }
 
-// newTraffic puts a grid of n rows in force and asks once for each of its endpoints, at most
-// most.
-func newTraffic(b *testing.B, n, most int) *traffic {
-	b.Helper()
-	t := &traffic{clock: limits.NewClock(), request: *ask(1, "", "-")}
-	current := &limits.Current{}
-	current.Store(newTable(b, nil, t.clock.NowNS(), grid(n)...))
-	t.engine = New(Config{DefaultMaxTPS: 1000}, t.clock, current)
-	for i := range n/(endpointsPerGateway+1) + 1 {
-		t.gateways = append(t.gateways, fmt.Sprint("gateway-", i))
-	}
-	for i := range endpointsPerGateway {
-		t.endpoints = append(t.endpoints, fmt.Sprint("endpoint-", i))
-	}
-	for i := range n {
-		if j := i % (endpointsPerGateway + 1); j > 0 {
-			t.keys = append(t.keys, uint32(i/(endpointsPerGateway+1)*endpointsPerGateway+j-1))
+// BenchmarkHit is a decision over gateway + endpoint, each with a row, by the number of limits:
+// one hot key, a thousand keys of ten gateways and of a thousand ones, and keys spread evenly.
+// x-first is the cost beside that of a thousand limits and the same keys.
+func BenchmarkHit(b *testing.B) {
+	flat := &baseline{}
+	for _, n := range []int{10, 1_000, 100_000, 1_000_000} {
+		l := newLoad(b, Config{}, grid(n, asIs), onGrid)
+		l.bench(b, fmt.Sprintf("limits=%d/hot", n), shuffled(1, 1), nil)
+		if n >= 1_000 {
+			l.bench(b, fmt.Sprintf("limits=%d/keys=1000", n), shuffled(1_000, 1), flat)
 		}
-	}
-	rand.Shuffle(len(t.keys), func(i, j int) { t.keys[i], t.keys[j] = t.keys[j], t.keys[i] })
-	t.keys = t.keys[:min(len(t.keys), most)]
-	return t
-}
-
-// decide returns an error where the request of a key is not admitted by a limit.
-func (t *traffic) decide(key uint32) error {
-	desc := &t.request.Descriptors[0]
-	desc.Gateway, desc.Endpoint = t.gateways[key/endpointsPerGateway], t.endpoints[key%endpointsPerGateway]
-	if _, err := t.engine.decide(t.clock.NowNS(), &t.request, 0, &t.d); err != nil || t.d.Code != OK || t.d.Statuses[0].Limit == nil {
-		return fmt.Errorf("decide(%+v) = %v %+v, %w", t.request, t.d.Code, t.d.Statuses, err)
-	}
-	return nil
-}
-
-// warmUp makes the bucket of every key.
-func (t *traffic) warmUp(b *testing.B) {
-	b.Helper()
-	for _, key := range t.keys {
-		if err := t.decide(key); err != nil {
-			b.Fatal(err)
+		if n >= 100_000 {
+			l.bench(b, fmt.Sprintf("limits=%d/gateways=1000", n), shuffled(1_000, endpointsPerGateway), nil)
+			l.bench(b, fmt.Sprintf("limits=%d/keys=%d", n, n), shuffled(n, 1), nil)
 		}
 	}
 }
 
-func (t *traffic) run(b *testing.B) {
-	b.Helper()
-	b.ReportAllocs()
-	i := 0
-	for b.Loop() {
-		if err := t.decide(t.keys[i]); err != nil {
-			b.Fatal(err)
+// BenchmarkMiss is the default limit of gateways that no row matches. At the bound each request
+// makes a gate and evicts one.
+func BenchmarkMiss(b *testing.B) {
+	for _, n := range []int{1_000, 1_000_000} {
+		rows := grid(n, asIs)
+		l := newLoad(b, Config{DefaultMaxTPS: unbounded}, rows, onGateway)
+		for _, k := range []int{1, 1_000, 100_000} {
+			l.bench(b, fmt.Sprintf("limits=%d/keys=%d", n, k), shuffled(k, 1), nil)
 		}
-		if i++; i == len(t.keys) {
-			i = 0
+		bounded := newLoad(b, Config{DefaultMaxTPS: unbounded, MaxBuckets: 1_000}, rows, onGateway)
+		bounded.bench(b, fmt.Sprintf("limits=%d/evicting", n), shuffled(100_000, 1), nil)
+	}
+}
+
+// BenchmarkPattern is hits of 10,000 rows with `*`, each of which matches sixteen names. At the
+// bound nearly every request looks the row up, makes a bucket and evicts one.
+func BenchmarkPattern(b *testing.B) {
+	const patterns = 10_000
+	rows := []limits.Limit{row(unbounded, unbounded, "gateway-00000")}
+	for i := range patterns {
+		rows = append(rows, row(unbounded, unbounded, "gateway-00000", fmt.Sprintf("endpoint-%04x*", i)))
+	}
+	l := newLoad(b, Config{}, rows, onEndpoint)
+	for _, k := range []int{1, 1_000, 100_000} {
+		l.bench(b, fmt.Sprintf("keys=%d", k), shuffled(k, 1), nil)
+	}
+	newLoad(b, Config{MaxBuckets: 1_000}, rows, onEndpoint).bench(b, "evicting", shuffled(100_000, 1), nil)
+}
+
+// BenchmarkPer is a gateway, an endpoint, and a limit for each value of a key. At the bound nearly
+// every request makes a bucket and evicts one.
+func BenchmarkPer(b *testing.B) {
+	rows := append(grid(1, asIs), row(unbounded, unbounded, "gateway-00000", "", "user"))
+	l := newLoad(b, Config{}, rows, onUser)
+	for _, k := range []int{1, 1_000, 1_000_000} {
+		l.bench(b, fmt.Sprintf("values=%d", k), shuffled(k, 1), nil)
+	}
+	newLoad(b, Config{MaxBuckets: 100_000}, rows, onUser).bench(b, "evicting", shuffled(1_000_000, 1), nil)
+}
+
+// BenchmarkWindows is other windows than a second: two side by side at an endpoint, and the
+// algorithms that have windows.
+func BenchmarkWindows(b *testing.B) {
+	windows := map[string]func(limits.Limit) []limits.Limit{
+		"second+day": func(l limits.Limit) []limits.Limit { return []limits.Limit{l, windowOf(l, limits.TokenBucket, 86_400)} },
+		"fixed":      func(l limits.Limit) []limits.Limit { return []limits.Limit{windowOf(l, limits.FixedWindow, 60)} },
+		"sliding":    func(l limits.Limit) []limits.Limit { return []limits.Limit{windowOf(l, limits.SlidingWindow, 60)} },
+	}
+	for _, name := range []string{"second+day", "fixed", "sliding"} {
+		l := newLoad(b, Config{}, grid(100_000, windows[name]), onGrid)
+		for _, k := range []int{1, 1_000, 100_000} {
+			l.bench(b, fmt.Sprintf("%s/keys=%d", name, k), shuffled(k, 1), nil)
 		}
 	}
 }
 
-// BenchmarkDecide is the decision over gateway + endpoint with traffic on at most 1,000 keys.
-func BenchmarkDecide(b *testing.B) {
-	for _, n := range []int{10, 1_000, 1_000_000} {
-		t := newTraffic(b, n, 1_000)
-		t.warmUp(b)
-		b.Run(fmt.Sprintf("limits=%d", n), t.run)
-	}
+func windowOf(l limits.Limit, a limits.Algorithm, seconds int64) limits.Limit {
+	l.Algorithm, l.PerSeconds, l.Burst = a, seconds, 0
+	return l
 }
 
-// BenchmarkUniform is traffic spread evenly over 1,000,000 keys, beside bare random reads over
-// as many bytes as the live state of those keys takes. x-bare is the ratio of the two.
+// BenchmarkUniform is hits spread evenly over 1,000,000 keys, beside bare random reads over as many
+// bytes as the live state of those keys takes. x-bare is the ratio of the two.
 func BenchmarkUniform(b *testing.B) {
-	t := newTraffic(b, 1_000_000*(endpointsPerGateway+1)/endpointsPerGateway, 1_000_000)
-	before := heapBytes()
-	t.warmUp(b)
-	memory := make([]uint64, (heapBytes()-before)/8)
+	l := newLoad(b, Config{}, grid(1_000_000, asIs), onGrid)
+	keys := shuffled(1_000_000, 1)
+	perBucket, made := l.warmUp(b, keys)
+	memory := make([]uint64, int(perBucket*float64(made))/8)
 	for i := range memory {
 		memory[i] = uint64(i)
 	}
@@ -120,7 +124,14 @@ func BenchmarkUniform(b *testing.B) {
 		bareNS = nsPerOp(b)
 	})
 	b.Run("decide", func(b *testing.B) {
-		t.run(b)
+		b.ReportAllocs()
+		r, i := newRequester(l), 0
+		for b.Loop() {
+			if err := r.decide(keys[i%len(keys)]); err != nil {
+				b.Fatal(err)
+			}
+			i++
+		}
 		b.ReportMetric(nsPerOp(b)/bareNS, "x-bare")
 	})
 }
@@ -142,14 +153,6 @@ func readAtRandom(b *testing.B, memory []uint64) {
 func nsPerOp(b *testing.B) float64 {
 	b.Helper()
 	return float64(b.Elapsed().Nanoseconds()) / float64(b.N)
-}
-
-// heapBytes is what is reachable now.
-func heapBytes() uint64 {
-	runtime.GC()
-	var s runtime.MemStats
-	runtime.ReadMemStats(&s)
-	return s.HeapAlloc
 }
 
 // BenchmarkTurn is one turn of a gateway for which requests to so many invented endpoints wait, and

@@ -22,6 +22,7 @@ type bucket struct {
 
 	key     string // in gate.endpoints or gate.others; empty for the gateway's own
 	other   bool   // lives in gate.others
+	durable bool   // its usage is to survive a restart: Engine.Usage
 	dynamic int    // index in gate.dynamic plus 1; 0 = a row writes the name out
 }
 

@@ -66,12 +66,38 @@ func (m *decideMachine) step(t *rapid.T) {
 func (m *decideMachine) Decide(t *rapid.T) {
 	m.step(t)
 	r := drawRequest(t)
+	explained, err := m.engine.explain(m.nowNS, r) // which charges nothing: the models agree after it
+	if err != nil {
+		t.Fatalf("explain(%+v) = %v", r, err)
+	}
 	if _, err := m.engine.decide(m.nowNS, r, int64(MaxWait), &m.d); err != nil {
 		t.Fatalf("decide(%+v) = %v", r, err)
 	}
 	code, statuses := m.model.decide(r, m.nowNS)
 	if diff := cmp.Diff(shownAll(code, statuses), shownAll(m.d.Code, m.d.Statuses)); diff != "" {
 		t.Fatalf("at %d ns, request %+v (-want +got):\n%s", m.nowNS, *r, diff)
+	}
+	m.checkExplained(t, &explained)
+}
+
+// checkExplained compares what was foretold with what was decided.
+func (m *decideMachine) checkExplained(t *rapid.T, x *Explanation) {
+	if x.Code != m.d.Code || x.Held {
+		t.Fatalf("explained as %v, held %t, and decided as %v", x.Code, x.Held, m.d.Code)
+	}
+	for i, s := range m.d.Statuses {
+		var named []*limits.Limit
+		for _, l := range x.Descriptors[i].Limits {
+			if l.Decided && !slices.Contains(named, l.Limit) {
+				named = append(named, l.Limit)
+			}
+			if l.Limit == s.Limit && s.Code == OK && !s.ShadowRefused && l.After != s.Remaining {
+				t.Fatalf("descriptor %d, limit %v: %d were to be left, %d are", i, l.Limit.Key, l.After, s.Remaining)
+			}
+		}
+		if (s.Limit == nil && named != nil) || (s.Limit != nil && !slices.Equal(named, []*limits.Limit{s.Limit})) {
+			t.Fatalf("descriptor %d: explained by %v, decided by %v", i, named, s.Limit)
+		}
 	}
 }
 

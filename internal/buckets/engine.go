@@ -51,8 +51,11 @@ type Engine struct {
 	evictedUsed atomic.Uint64
 	turnedAway  atomic.Uint64 // not held because of MaxWaiters
 
+	recalled atomic.Int64 // usages of Restore that no bucket has taken yet
+
 	mu      sync.Mutex // below: held after a gate's mu, never before
-	holders []*gate    // gates with something to evict
+	kept    map[usageKey]Usage
+	holders []*gate // gates with something to evict
 	queues  map[*gate]struct{}
 }
 
@@ -120,16 +123,7 @@ func (e *Engine) decide(nowNS int64, r *Request, maxWaitNS int64, d *Decision) (
 	if e.current.Load() == nil {
 		return false, ErrNoTable
 	}
-	d.reset(r)
-	e.lockGates(r, d)
-	table := e.current.Load() // below the locks, so that no gate ever goes back to an older one
-	for i, g := range d.gateOf {
-		if g != nil {
-			g.sync(table, r.Descriptors[i].Gateway, nowNS)
-			g.serve(nowNS)
-		}
-	}
-	d.resolveAll(nowNS)
+	table := e.open(nowNS, r, d)
 	switch {
 	case !d.refused():
 		d.charge(nowNS)
@@ -142,6 +136,28 @@ func (e *Engine) decide(nowNS int64, r *Request, maxWaitNS int64, d *Decision) (
 	default:
 		d.refuse()
 	}
+	e.close(nowNS, d)
+	return held, nil
+}
+
+// open locks the gates of r, brings them up to the table in force, which it returns, and finds
+// the buckets of r.
+func (e *Engine) open(nowNS int64, r *Request, d *Decision) *limits.Table {
+	d.reset(r)
+	e.lockGates(r, d)
+	table := e.current.Load() // below the locks, so that no gate ever goes back to an older one
+	for i, g := range d.gateOf {
+		if g != nil {
+			g.sync(table, r.Descriptors[i].Gateway, nowNS)
+			g.serve(nowNS)
+		}
+	}
+	d.resolveAll(nowNS)
+	return table
+}
+
+// close unlocks the gates, and evicts what they have grown by too much.
+func (e *Engine) close(nowNS int64, d *Decision) {
 	grown := len(d.takes) + len(d.gates)
 	for _, g := range d.gates {
 		g.serve(nowNS)
@@ -151,7 +167,6 @@ func (e *Engine) decide(nowNS int64, r *Request, maxWaitNS int64, d *Decision) (
 	if e.dynamic.Load() > int64(e.cfg.MaxBuckets) {
 		e.evict(grown, nowNS)
 	}
-	return held, nil
 }
 
 // lockGates finds and locks the gates that r names, in ascending order.
@@ -193,15 +208,20 @@ func (e *Engine) gateFor(domain string, desc *Descriptor) *gate {
 }
 
 func (e *Engine) gate(name gateName) *gate {
-	h := maphash.String(e.seed, name.gateway) ^ bits.RotateLeft64(maphash.String(e.seed, name.domain), 32)
-	s := &e.shards[h%gateShards]
-	s.mu.RLock()
-	g := s.find(h, &name)
-	s.mu.RUnlock()
+	g, s, h := e.find(name)
 	if g != nil {
 		return g
 	}
 	return e.makeGate(s, h, name)
+}
+
+// find returns a gate, nil if it is not there, its shard and its hash.
+func (e *Engine) find(name gateName) (g *gate, s *gateShard, h uint64) {
+	h = maphash.String(e.seed, name.gateway) ^ bits.RotateLeft64(maphash.String(e.seed, name.domain), 32)
+	s = &e.shards[h%gateShards]
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.find(h, &name), s, h
 }
 
 func (s *gateShard) find(h uint64, name *gateName) *gate {

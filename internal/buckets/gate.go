@@ -179,6 +179,9 @@ func (g *gate) dimBucket(key []byte, l *limits.Limit, nowNS int64) (b *bucket, f
 		return nil, true
 	case b == nil:
 		b = g.addOther(string(key))
+		b.durable = l.WindowNS() >= durableWindowNS
+		g.settleOn(b, l, nowNS)
+		g.recall(b, nowNS)
 	}
 	g.settleOn(b, l, nowNS)
 	g.setDynamic(b, l.Per != "" || !g.writtenOut(l))
@@ -191,7 +194,9 @@ func (g *gate) overrideBucket(key []byte, d *Descriptor, nowNS int64) *bucket {
 	b := g.others[string(key)]
 	if b == nil {
 		b = g.addOther(string(key))
+		b.durable = d.OverrideWindowNS >= durableWindowNS
 		b.adopt(limits.Override(d.Override, d.OverrideWindowNS, nowNS), nowNS, nowNS)
+		g.recall(b, nowNS)
 		g.setDynamic(b, true)
 	}
 	return b

@@ -40,23 +40,11 @@ const (
 // enqueue makes the request wait, if every limit that lacks room lets it and its turn can
 // come in time. It returns false where the request is to be refused.
 func (d *Decision) enqueue(maxWaitNS, nowNS int64) bool {
-	boundNS := min(maxWaitNS, d.holdBoundNS())
-	if boundNS <= 0 {
+	_, deadlineNS, ok := d.plan(maxWaitNS, nowNS)
+	if !ok {
 		return false
 	}
 	g := d.gates[0]
-	d.laneKey()
-	ahead := uint64(0)
-	if l := g.byKey[string(d.key)]; l != nil {
-		ahead = l.hits
-	}
-	deadlineNS := addNS(nowNS, boundNS)
-	if drain := g.engine.drainNS.Load(); drain > 0 {
-		deadlineNS = min(deadlineNS, drain)
-	}
-	if addNS(nowNS, d.soonestNS(ahead)) > deadlineNS {
-		return false
-	}
 	if !g.engine.admitWaiter(d) {
 		return false
 	}
@@ -69,6 +57,27 @@ func (d *Decision) enqueue(maxWaitNS, nowNS int64) bool {
 	w.arrivedNS, w.deadlineNS = nowNS, deadlineNS
 	g.push(w)
 	return true
+}
+
+// plan tells when the turn of a request without room can come at the soonest, until when it may
+// wait, and whether that is long enough. It leaves the key of its lane in d.key.
+func (d *Decision) plan(maxWaitNS, nowNS int64) (soonestNS, deadlineNS int64, ok bool) {
+	boundNS := min(maxWaitNS, d.holdBoundNS())
+	if boundNS <= 0 {
+		return 0, 0, false
+	}
+	g := d.gates[0]
+	d.laneKey()
+	ahead := uint64(0)
+	if l := g.byKey[string(d.key)]; l != nil {
+		ahead = l.hits
+	}
+	deadlineNS = addNS(nowNS, boundNS)
+	if drain := g.engine.drainNS.Load(); drain > 0 {
+		deadlineNS = min(deadlineNS, drain)
+	}
+	soonestNS = addNS(nowNS, d.soonestNS(ahead))
+	return soonestNS, deadlineNS, soonestNS <= deadlineNS
 }
 
 // holdBoundNS is how long the limits and the descriptors let the request wait; 0 = not at

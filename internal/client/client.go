@@ -119,6 +119,14 @@ func (c *Client) Check(ctx context.Context, request []byte) (Decision, error) {
 	return Decision{Allowed: a.code == http.StatusOK, Body: a.body}, nil
 }
 
+// Explain asks how a RateLimitRequest in proto3 JSON would be decided, and returns the answer of
+// POST /api/v1/explain.
+func (c *Client) Explain(ctx context.Context, request []byte) (json.RawMessage, error) {
+	var body json.RawMessage
+	err := c.call(ctx, http.MethodPost, "/api/v1/explain", request, &body)
+	return body, err
+}
+
 // call reads the answer into out; where that is nil, the answer must have no content.
 func (c *Client) call(ctx context.Context, method, path string, in []byte, out any) error {
 	a, err := c.do(ctx, method, path, in)

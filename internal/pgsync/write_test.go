@@ -215,3 +215,55 @@ func TestSecretsStaySecret(t *testing.T) {
 		t.Errorf("the password is shown: %s", text)
 	}
 }
+
+// Rows of several windows stand beside each other, and are written and deleted each by itself.
+func TestRowsOfSeveralWindows(t *testing.T) {
+	db := testenv.Database(t)
+	r := follow(t, pgsync.Config{ConnString: db, PollInterval: never})
+	second := limits.Limit{Key: limits.Key{Gateway: "g"}, MaxTPS: 10, Enabled: true}
+	day := limits.Limit{Key: limits.Key{Gateway: "g", PerSeconds: 86_400}, MaxTPS: 10_000, Algorithm: limits.FixedWindow, Enabled: true}
+	for _, l := range []limits.Limit{second, day} {
+		stored, err := r.Put(t.Context(), l, "t")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(l, stored, cmpopts.IgnoreUnexported(limits.Limit{}), cmpopts.IgnoreFields(limits.Limit{}, "CreatedAt", "UpdatedAt", "Version")); diff != "" {
+			t.Errorf("stored (-put +returned):\n%s", diff)
+		}
+	}
+	if n := r.current.Load().Len(); n != 2 {
+		t.Errorf("%d rows are in force, want 2", n)
+	}
+	if err := r.Delete(t.Context(), limits.Key{Gateway: "g", PerSeconds: 1}, "t"); err != nil {
+		t.Fatal(err)
+	}
+	if table := r.current.Load(); table.Find(second.Key) != nil || table.Find(day.Key) == nil || table.Find(day.Key).Algorithm != limits.FixedWindow {
+		t.Errorf("after the row of a second was deleted there are %v", table.Sorted())
+	}
+}
+
+// A release works with the schema of the one before, too: rows count per second, and writing waits
+// for the migration.
+func TestSchemaWithoutWindows(t *testing.T) {
+	db := testenv.Database(t)
+	conn := testenv.Connect(t, db)
+	for _, statement := range []string{
+		"ALTER TABLE tps_limits DROP CONSTRAINT tps_limits_key, DROP COLUMN per_seconds, DROP COLUMN algorithm",
+		"ALTER TABLE tps_limits ADD CONSTRAINT tps_limits_key UNIQUE NULLS NOT DISTINCT (domain, gateway, endpoint, per)",
+		"INSERT INTO tps_limits (gateway, max_tps) VALUES ('old', 7)",
+	} {
+		if _, err := conn.Exec(t.Context(), statement); err != nil {
+			t.Fatalf("%s: %v", statement, err)
+		}
+	}
+	r := follow(t, pgsync.Config{ConnString: db, PollInterval: never})
+	if l := r.current.Load().Find(limits.Key{Gateway: "old"}); l == nil || l.MaxTPS != 7 || l.Seconds() != 1 || l.Algorithm != limits.TokenBucket {
+		t.Errorf("the row of the older schema is %+v", l)
+	}
+	_, put := r.Put(t.Context(), limits.Limit{Key: limits.Key{Gateway: "new"}, MaxTPS: 1}, "t")
+	for what, err := range map[string]error{"Put": put, "Delete": r.Delete(t.Context(), limits.Key{Gateway: "old"}, "t")} {
+		if unavailable, ok := errors.AsType[*pgsync.UnavailableError](err); !ok || !strings.Contains(unavailable.Error(), "ratelimitd migrate") {
+			t.Errorf("%s: %v, want an UnavailableError that names the command", what, err)
+		}
+	}
+}

@@ -161,7 +161,7 @@ func (c *teller) compare(s step, got answer, answered time.Duration) {
 // conformanceCases are all, by the number of the rule.
 var conformanceCases = slices.Concat(
 	levelCases, allOrNothingCases, bucketCases, hitCases, overrideCases, flagCases,
-	holdCases, changeCases, answerCases, errorCases, boundCases,
+	holdCases, changeCases, answerCases, errorCases, boundCases, windowCases,
 )
 
 // TestConformance tells every case over both surfaces.

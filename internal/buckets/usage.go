@@ -1,0 +1,171 @@
+package buckets
+
+import (
+	"iter"
+	"maps"
+	"time"
+)
+
+// durableWindowNS is the shortest window whose usage survives a restart: that of a shorter one is
+// over before anybody notices.
+const durableWindowNS = int64(time.Minute)
+
+// Usage is what one bucket of a window of a minute or longer has used, as it is kept from one
+// process to the next. Names may be any bytes; of those longer than 255 there is a hash.
+type Usage struct {
+	Domain   []byte     `json:"domain"`
+	Gateway  []byte     `json:"gateway"`
+	NoName   bool       `json:"no_gateway,omitempty"` // of descriptors without a gateway that carry a limit
+	Key      []byte     `json:"key"`                  // of the bucket in its gate
+	AtNS     int64      `json:"at_ns"`                // since 1970
+	FullAtNS int64      `json:"full_at_ns"`           // nothing is left of it from then on
+	Used     uint64     `json:"used"`                 // hits that count at AtNS
+	SlotNS   int64      `json:"slot_ns,omitempty"`    // length of the parts of a sliding window
+	Slots    [][2]int64 `json:"slots,omitempty"`      // number of each part since 1970, and its hits
+}
+
+type usageKey struct {
+	name gateName
+	key  string
+}
+
+func (u *Usage) of() usageKey {
+	return usageKey{gateName{string(u.Domain), string(u.Gateway), u.NoName}, string(u.Key)}
+}
+
+// Restore takes over what an earlier process has used. It is to be called before the first request;
+// each bucket takes its part when it is made.
+func (e *Engine) Restore(all []Usage) {
+	nowNS := e.clock.NowNS()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.kept == nil {
+		e.kept = make(map[usageKey]Usage, len(all))
+	}
+	for _, u := range all {
+		if u.FullAtNS > nowNS && u.AtNS > 0 { // else it is over, or of somebody who has edited the file
+			e.kept[u.of()] = u
+		}
+	}
+	e.recalled.Store(int64(len(e.kept)))
+}
+
+// recall gives a bucket that was just made the usage that an earlier process has left.
+func (g *gate) recall(b *bucket, nowNS int64) {
+	if !b.durable || g.engine.recalled.Load() == 0 {
+		return
+	}
+	if u, ok := g.engine.takeKept(usageKey{g.name, b.key}); ok {
+		b.restore(&u, nowNS)
+	}
+}
+
+func (e *Engine) takeKept(k usageKey) (Usage, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	u, ok := e.kept[k]
+	if ok {
+		delete(e.kept, k)
+		e.recalled.Add(-1)
+	}
+	return u, ok
+}
+
+// restore makes a full bucket what it was at u.AtNS, and lets the time since then pass. Of a clock
+// that was set back everything counts as used just now.
+func (b *bucket) restore(u *Usage, nowNS int64) {
+	b.lastNS = min(u.AtNS, nowNS)
+	switch {
+	case b.window == nil:
+		b.tokens, b.rem = b.capacity-min(u.Used, b.capacity), 0
+	case b.window.slots != nil && u.SlotNS == b.window.slotNS() && u.AtNS <= nowNS:
+		b.window.load(b.lastNS, u.Slots)
+	default:
+		b.window.add(b.lastNS, min(u.Used, MaxHits))
+	}
+	if b.window != nil {
+		b.tokens = b.capacity - min(b.window.used, b.capacity)
+	}
+	b.advance(nowNS)
+}
+
+// load takes hits of the parts that can still count at lastNS.
+func (w *window) load(lastNS int64, saved [][2]int64) {
+	last := lastNS / w.slotNS()
+	for _, s := range saved {
+		if slot, hits := s[0], s[1]; slot <= last && slot >= max(last-slotsInWindow, 0) && hits > 0 && hits <= MaxHits-int64(w.used) { //nolint:gosec // at most MaxHits
+			w.add(slot*w.slotNS(), uint64(hits))
+		}
+	}
+}
+
+// Usage returns what is to survive the process: of every bucket of a window of a minute or longer
+// that is not full. Each gate is locked by itself, while it is looked at.
+func (e *Engine) Usage() iter.Seq[Usage] { return e.usage(e.clock.NowNS()) }
+
+func (e *Engine) usage(nowNS int64) iter.Seq[Usage] {
+	return func(yield func(Usage) bool) {
+		var gates []*gate
+		for i := range e.shards {
+			gates = e.shards[i].appendTo(gates[:0])
+			for _, g := range gates {
+				for _, u := range g.usage(nowNS) {
+					if !yield(u) {
+						return
+					}
+				}
+			}
+		}
+		for _, u := range e.stillKept(nowNS) {
+			if !yield(u) {
+				return
+			}
+		}
+	}
+}
+
+// stillKept is what no bucket has taken yet, because no request has come for it.
+func (e *Engine) stillKept(nowNS int64) []Usage {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	maps.DeleteFunc(e.kept, func(_ usageKey, u Usage) bool { return u.FullAtNS <= nowNS })
+	e.recalled.Store(int64(len(e.kept)))
+	all := make([]Usage, 0, len(e.kept))
+	for _, u := range e.kept {
+		all = append(all, u)
+	}
+	return all
+}
+
+func (g *gate) usage(nowNS int64) (all []Usage) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.dead {
+		return nil
+	}
+	for _, b := range g.others {
+		if !b.durable || b.limit == nil || g.fullAt(b, nowNS) {
+			continue
+		}
+		u := Usage{
+			Domain: []byte(g.name.domain), Gateway: []byte(g.name.gateway), NoName: g.name.none, Key: []byte(b.key),
+			AtNS: b.lastNS, FullAtNS: addNS(b.lastNS, b.fullInNS()), Used: b.used(),
+		}
+		u.setSlots(b.window)
+		all = append(all, u)
+	}
+	return all
+}
+
+func (u *Usage) setSlots(w *window) {
+	if w == nil || w.slots == nil {
+		return
+	}
+	u.SlotNS = w.slotNS()
+	last := u.AtNS / u.SlotNS
+	for slot := max(last-slotsInWindow, 0); slot <= last; slot++ {
+		if hits := *w.slots.at(slot); hits > 0 {
+			u.Slots = append(u.Slots, [2]int64{slot, int64(hits)})
+		}
+	}
+}
