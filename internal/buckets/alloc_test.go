@@ -2,13 +2,17 @@
 
 package buckets
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/tps-agent/ratelimitd/internal/limits"
+)
 
 // TestAllocDecide: a decision allocates nothing, whatever it is, once its buckets are there.
 // The race detector allocates itself, so that the file is built without it only.
 func TestAllocDecide(t *testing.T) {
-	two := ask(1, "gw", "ep")
-	two.Descriptors = append(two.Descriptors, descriptor(1, "gw2", "ep"))
+	gateways := ask(1, "gw", "ep")
+	gateways.Descriptors = append(gateways.Descriptors, descriptor(1, "gw2", "ep"))
 	override := ask(1, "gw", "ep")
 	override.Descriptors[0].Override, override.Descriptors[0].OverrideWindowNS = 1e9, 60*sec
 	cases := []struct {
@@ -22,11 +26,17 @@ func TestAllocDecide(t *testing.T) {
 		{"gateway and endpoint, check only", ask(0, "gw", "ep"), OK},
 		{"patterns", ask(1, "any", "thing"), OK},
 		{"value of a key", ask(1, "gw", "ep", Entry{"user", "alice"}), OK},
+		{"two windows", ask(1, "gw", "two"), OK},
+		{"fixed window", ask(1, "gw", "fixed"), OK},
+		{"sliding window", ask(1, "gw", "sliding"), OK},
+		{"given back", refund(1, "gw", "sliding"), OK},
 		{"default limit", ask(1, "unknown", ""), OverLimit},
-		{"two gateways", two, OK},
+		{"two gateways", gateways, OK},
 		{"override", override, OK},
 	}
-	w := newWorld(t, Config{DefaultMaxTPS: 1},
+	two, fixed, sliding := row(1e9, 1e9, "gw", "two"), row(1e9, 1e9, "gw", "fixed"), row(1e9, 1e9, "gw", "sliding")
+	w := newWorld(t, Config{DefaultMaxTPS: 1}, two, windowOf(two, limits.TokenBucket, 86_400),
+		windowOf(fixed, limits.FixedWindow, 60), windowOf(sliding, limits.SlidingWindow, 60),
 		row(1e9, 1e9, "gw"), row(1e9, 1e9, "gw", "ep"), row(0, 0, "gw", "none"), row(0, 0, "never"), row(1e9, 1e9, "gw2"),
 		row(1e9, 1e9, "a*"), row(1e9, 1e9, "a*", "*"), row(1e9, 1e9, "gw", "", "user"))
 	for _, c := range cases {

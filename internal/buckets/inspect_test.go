@@ -52,8 +52,11 @@ func TestReset(t *testing.T) {
 	again := func() Code { return w.decide(1, ask(0, "gw", "ep", Entry{"user", "ann"})).Code }
 	day := limits.Dim{PerSeconds: 86_400}
 	for _, k := range []BucketKey{
-		{Domain: "d", Gateway: "nobody"}, {Domain: "e", Gateway: "gw"}, {Domain: "d", Gateway: "gw", Endpoint: "eq", HasEndpoint: true, Dim: day},
-		{Domain: "d", Gateway: "gw", Dim: limits.Dim{Per: "user", PerSeconds: 86_400}, Value: "bob"}, {Domain: "d", Gateway: "gw", HasEndpoint: true, Endpoint: "ep"},
+		{Domain: "d", Gateway: "nobody"},
+		{Domain: "e", Gateway: "gw"},
+		{Domain: "d", Gateway: "gw", Endpoint: "eq", HasEndpoint: true, Dim: day},
+		{Domain: "d", Gateway: "gw", Dim: limits.Dim{Per: "user", PerSeconds: 86_400}, Value: "bob"},
+		{Domain: "d", Gateway: "gw", HasEndpoint: true, Endpoint: "ep"},
 	} {
 		if w.engine.reset(1, k) || again() != OverLimit {
 			t.Errorf("%+v is not there, and was reset", k)

@@ -121,5 +121,5 @@ func (w *window) times(n uint64) int64 {
 	if hi > 0 || lo >= uint64(limits.Never) {
 		return limits.Never
 	}
-	return int64(lo) //nolint:gosec // below Never
+	return int64(lo)
 }

@@ -1,9 +1,9 @@
 package limits
 
 import (
-	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -25,7 +25,7 @@ func TestCowMapAgainstMap(t *testing.T) {
 			first, count := rapid.IntRange(0, 3000).Draw(t, "first"), rapid.IntRange(0, 3000).Draw(t, "count")
 			removing := rapid.IntRange(0, 3).Draw(t, "kind") == 0
 			for i := first; i < first+count; i++ {
-				k := name(fmt.Sprint(i))
+				k := name(strconv.Itoa(i))
 				_, has := want[k]
 				if removing {
 					if had := m.remove(e, k); had != has {

@@ -38,14 +38,12 @@ func (t *Table) patternLayers(domain, gateway string) (layers []layer) {
 		common = nil
 	}
 	for len(own) > 0 || len(common) > 0 {
-		order := 0
+		order := 1
 		switch {
-		case len(common) == 0:
-			order = -1
-		case len(own) == 0:
-			order = 1
-		default:
+		case len(own) > 0 && len(common) > 0:
 			order = own[0].pattern.compare(&common[0].pattern)
+		case len(own) > 0:
+			order = -1
 		}
 		var l layer
 		if order <= 0 {
