@@ -16,7 +16,7 @@ type bucket struct {
 	window   *window // of an algorithm with windows, which tokens follow; nil = token bucket
 
 	gen    uint64 // generation of the gate's rules for which limit was looked up
-	mark   uint64 // pass in which a waiter kept the bucket's tokens for itself
+	turns  *turns // lanes whose heads wait for room here; nil = there never was one
 	queued uint64 // hits of all waiters that need this bucket and can ever pass
 	pins   int    // waiters that hold a pointer to it
 

@@ -258,12 +258,7 @@ func (d *Decision) indexTakes() {
 // not there, or because it belongs to those who wait.
 func (t *take) lacks(need uint64) bool {
 	b := t.bucket
-	return need > 0 && !b.limit.Shadow && (b.tokens < need || t.reserved())
-}
-
-// reserved tells whether a waiter whose other limits have room keeps the tokens for itself.
-func (t *take) reserved() bool {
-	return t.bucket.queued > 0 && t.gate.waiting > 0 && t.bucket.mark == t.gate.passID
+	return need > 0 && !b.limit.Shadow && (b.tokens < need || b.reserved())
 }
 
 func (d *Decision) refused() bool {
@@ -288,7 +283,7 @@ func (d *Decision) charge(nowNS int64) {
 		}
 		b.give(t.give)
 		if t.give > 0 {
-			t.gate.stale = true // it may be somebody's turn
+			t.gate.refresh(b) // it may be somebody's turn
 		}
 	}
 }
@@ -394,7 +389,7 @@ func (d *Decision) statusRefused(refs []ref) Status {
 // waitNS is how long until so many hits could pass: all who wait for the bucket's tokens go
 // first.
 func (t *take) waitNS(need uint64) int64 {
-	if t.reserved() {
+	if t.bucket.reserved() {
 		return t.bucket.queueWaitNS(t.bucket.queued, need)
 	}
 	return t.bucket.waitNS(need)

@@ -6,7 +6,7 @@
 //	                                   v
 //	                            lane (FIFO) --> turn --> granted in virtual time
 //
-// A bucket is an exact token bucket in integers. All buckets and queues of one gateway of
+// A bucket is an exact token bucket in integers, or counts in a fixed or sliding window. All buckets and queues of one gateway of
 // one domain sit in one gate, behind one mutex; a request over several gateways locks its
 // gates in ascending order of their ids.
 //

@@ -91,8 +91,9 @@ func (g *gate) dismissAfter(deadlineNS, nowNS int64) {
 // syncWaiting is sync with the gateway's name as a waiter's request wrote it.
 func (g *gate) syncWaiting(t *limits.Table, nowNS int64) {
 	w := g.stuck.first
-	if turn := g.lanes.Front(); turn != nil {
-		w = turn.Value.(*lane).first
+	for _, l := range g.byKey {
+		w = l.first
+		break
 	}
 	if w == nil {
 		return

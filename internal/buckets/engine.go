@@ -25,8 +25,8 @@ const MaxWait = 30 * time.Minute
 // Config bounds an Engine.
 type Config struct {
 	DefaultMaxTPS int64 // of the requests of a (domain, gateway) that no row matches; 0 = unlimited
-	MaxBuckets    int   // buckets of names that no row of their domain writes out; 0 = 1,000,000
-	MaxWaiters    int   // held requests; 0 = 100,000
+	MaxBuckets    int   // buckets of names that no row writes out; 0 = 1,000,000
+	MaxWaiters    int   // held requests; 0 = 100,000. Of every 1,000 one gateway may hold 950
 }
 
 // Engine decides requests against the table in force.
@@ -55,7 +55,8 @@ type Engine struct {
 
 	mu      sync.Mutex // below: held after a gate's mu, never before
 	kept    map[usageKey]Usage
-	holders []*gate // gates with something to evict
+	domains map[string]struct{} // the first ones, at most maxDomains
+	holders []*gate             // gates with something to evict
 	queues  map[*gate]struct{}
 }
 
@@ -239,10 +240,31 @@ func (e *Engine) makeGate(s *gateShard, h uint64, name gateName) *gate {
 		return g
 	}
 	name.domain, name.gateway = strings.Clone(name.domain), strings.Clone(name.gateway)
-	g := &gate{engine: e, id: e.ids.Add(1), name: name, hash: h, next: s.gates[h], exact: true}
+	g := &gate{engine: e, id: e.ids.Add(1), name: name, hash: h, next: s.gates[h], exact: true, known: e.knowsDomain(name.domain)}
 	s.gates[h] = g
 	e.gates.Add(1)
 	return g
+}
+
+// maxDomains is for how many domains the names that common rows write out are not bounded by
+// MaxBuckets. Operators choose domains; a client that invents them gets no more than these.
+const maxDomains = 256
+
+// knowsDomain tells whether the domain is one of the first that requests have named.
+func (e *Engine) knowsDomain(domain string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if _, known := e.domains[domain]; known {
+		return true
+	}
+	if len(e.domains) >= maxDomains {
+		return false
+	}
+	if e.domains == nil {
+		e.domains = make(map[string]struct{})
+	}
+	e.domains[domain] = struct{}{}
+	return true
 }
 
 // Stats are counts of what the Engine holds and has thrown away.

@@ -57,7 +57,7 @@ func TestEvictBoundsInventedNames(t *testing.T) {
 	for name, request := range inventions() {
 		t.Run(name, func(t *testing.T) {
 			w := evictionWorld(t, most)
-			for i := range 300 {
+			for i := range maxDomains + 300 {
 				nowNS := int64(i+1) * ms
 				if d := w.decide(nowNS, request(i)); d.Code != OK {
 					t.Fatalf("request %d of a new name: %v, want OK", i, d.Code)
@@ -68,6 +68,20 @@ func TestEvictBoundsInventedNames(t *testing.T) {
 			}
 			w.checkCounts(most)
 		})
+	}
+}
+
+// TestEvictSparesWhatCommonRowsWriteOut: operators write most rows for all domains; their buckets
+// are no invention of a client.
+func TestEvictSparesWhatCommonRowsWriteOut(t *testing.T) {
+	w := evictionWorld(t, 100)
+	kept := ask(600, "common", "ep")
+	w.decide(1, kept)
+	for i := range 300 {
+		w.decide(int64(i+2), ask(1, "new-"+strconv.Itoa(i), "ep"))
+	}
+	if d := w.decide(400, kept); d.Code != OverLimit {
+		t.Errorf("600 of 1000 were used, and 600 more are %v: the bucket was forgotten", d.Code)
 	}
 }
 

@@ -1,7 +1,6 @@
 package buckets
 
 import (
-	"container/list"
 	"crypto/sha256"
 	"encoding/binary"
 	"strings"
@@ -33,6 +32,7 @@ type gate struct {
 	endpoints map[string]*bucket // endpoint level, by endpoint
 	others    map[string]*bucket // other dimensions and overrides, by levelKey
 
+	known   bool      // common rows that write names out do so for this domain, too: Engine.knowsDomain
 	exact   bool      // a row of the domain writes the gateway out
 	dynamic []*bucket // of names that no row writes out
 	holder  bool      // in Engine.holders
@@ -49,15 +49,14 @@ type gateName struct {
 
 // queue are the waiters of a gate.
 type queue struct {
-	lanes    list.List // of *lane, in the order of their turns
-	stuck    lane      // those who can never pass since the limits changed
 	byKey    map[string]*lane
+	stuck    lane // those who can never pass since the limits changed
 	waiting  int
-	seq      uint64 // numbers the arrivals
-	passID   uint64
-	servedNS int64 // every turn up to this instant has been granted
-	dueNS    int64 // no waiter can be served before; valid unless stale
-	stale    bool
+	seq      uint64   // numbers the arrivals
+	turnSeq  uint64   // numbers the turns of lanes
+	ready    laneHeap // lanes whose heads are to be looked at
+	blocked  dueHeap  // buckets that heads of lanes wait for
+	servedNS int64    // every turn up to this instant has been granted
 	timer    *time.Timer
 	timerNS  int64 // what the timer is set to, 0 = not set
 }
@@ -87,7 +86,7 @@ func (g *gate) sync(t *limits.Table, gateway string, nowNS int64) {
 		g.setExact(false)
 		return
 	}
-	g.setExact(t.Exact(g.name.domain, gateway))
+	g.setExact(t.Exact(g.name.domain, gateway) || (g.known && t.Exact("", gateway)))
 	rules := t.Rules(g.name.domain, gateway)
 	if g.gen > 0 && rules.Equal(g.rules) {
 		return
@@ -121,7 +120,7 @@ func (g *gate) tookOverNS(b *bucket, l *limits.Limit) int64 {
 
 // writtenOut tells whether the row of l names the gate and the endpoint themselves.
 func (g *gate) writtenOut(l *limits.Limit) bool {
-	return l.Domain == g.name.domain && !strings.Contains(l.Gateway, "*") && !strings.Contains(l.Endpoint, "*")
+	return (l.Domain == g.name.domain || (g.known && l.Domain == "")) && !strings.Contains(l.Gateway, "*") && !strings.Contains(l.Endpoint, "*")
 }
 
 // gatewayBucket returns the gateway's own bucket, nil when no limit is in force there. found

@@ -165,8 +165,8 @@ func (w *world) checkNothingQueued() {
 	}
 	for i := range w.engine.shards {
 		for _, g := range w.engine.shards[i].appendTo(nil) {
-			if g.waiting != 0 || g.lanes.Len() != 0 || len(g.byKey) != 0 || g.stuck.first != nil {
-				w.tb.Errorf("gate %+v: %d waiting, %d lanes, want none", g.name, g.waiting, g.lanes.Len())
+			if g.waiting != 0 || len(g.ready) != 0 || len(g.blocked) != 0 || len(g.byKey) != 0 || g.stuck.first != nil {
+				w.tb.Errorf("gate %+v: %d waiting, %d lanes ready, %d buckets waited for, want none", g.name, g.waiting, len(g.ready), len(g.blocked))
 			}
 			g.checkNothingPinned(w.tb)
 		}
@@ -186,7 +186,7 @@ func (g *gate) checkNothingPinned(tb testing.TB) {
 		all = append(all, b)
 	}
 	for _, b := range all {
-		if b.queued != 0 || b.pins != 0 {
+		if b.queued != 0 || b.pins != 0 || b.reserved() {
 			tb.Errorf("gate %+v, bucket %q: %d hits queued, %d pins, want 0", g.name, b.key, b.queued, b.pins)
 		}
 	}

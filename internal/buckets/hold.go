@@ -45,7 +45,7 @@ func (d *Decision) enqueue(maxWaitNS, nowNS int64) bool {
 		return false
 	}
 	g := d.gates[0]
-	if !g.engine.admitWaiter(d) {
+	if !g.admitWaiter(d) {
 		return false
 	}
 	w := &d.waiter
@@ -138,16 +138,20 @@ func (d *Decision) soonestNS(ahead uint64) int64 {
 	return longest
 }
 
+// perGate is how many may wait at one gate: of a large bound a part is kept for the others, lest a
+// flood on one gateway leave them no room.
+func (e *Engine) perGate() int { return e.cfg.MaxWaiters - e.cfg.MaxWaiters/1000*50 }
+
 // admitWaiter counts one more waiter, if the bounds allow.
-func (e *Engine) admitWaiter(d *Decision) bool {
-	bytes := 0
+func (g *gate) admitWaiter(d *Decision) bool {
+	e, bytes := g.engine, 0
 	for i := range d.request.Descriptors {
 		bytes += descriptorBytes
 		for _, entry := range d.request.Descriptors[i].Entries {
 			bytes += entryBytes + len(entry.Key) + len(entry.Value)
 		}
 	}
-	if bytes <= maxWaiterBytes {
+	if bytes <= maxWaiterBytes && g.waiting < e.perGate() {
 		if e.waiters.Add(1) <= int64(e.cfg.MaxWaiters) {
 			return true
 		}

@@ -148,7 +148,7 @@ func (e *Engine) reset(nowNS int64, k BucketKey) bool {
 		b.window = newWindow(b.limit, 0, nowNS)
 	}
 	b.tokens, b.rem = b.capacity, 0
-	g.stale = true
+	g.refresh(b)
 	g.serve(nowNS)
 	return true
 }

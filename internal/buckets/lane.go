@@ -2,20 +2,23 @@ package buckets
 
 import (
 	"cmp"
-	"container/list"
 	"slices"
 
 	"github.com/tps-agent/ratelimitd/internal/limits"
 )
 
 // lane is the queue of those who need the very same buckets: one endpoint, one value of each
-// key that a row counts by. First come, first served.
+// key that a row counts by. First come, first served. It waits in one heap: for one bucket, or to
+// be looked at.
 type lane struct {
 	key         string
 	first, last *waiter
 	hits        uint64 // of all in it
 
-	turn *list.Element // in gate.lanes; nil for gate.stuck
+	turn  uint64    // the lane with the lowest goes first
+	in    *laneHeap // nil while it is looked at, and for gate.stuck
+	index int       // in that heap
+	at    *bucket   // whose heap it is; nil = gate.ready
 }
 
 // laneKey writes the key of the request's lane into d.key: the endpoint and the buckets of
@@ -38,7 +41,7 @@ func (d *Decision) laneKey() {
 // push puts w at the end of its lane.
 func (g *gate) push(w *waiter) {
 	l := &g.stuck
-	if due, _ := w.due(0); due != limits.Never {
+	if w.dueNS() != limits.Never {
 		l = g.laneOf(w.decision.key)
 	}
 	w.hits = w.leastNeed()
@@ -51,7 +54,6 @@ func (g *gate) push(w *waiter) {
 		g.engine.setQueue(g, true)
 	}
 	g.waiting++
-	g.stale = true
 }
 
 // laneOf returns the lane of a key, made if it is not there.
@@ -64,7 +66,7 @@ func (g *gate) laneOf(key levelKey) *lane {
 		g.byKey = make(map[string]*lane)
 	}
 	g.byKey[l.key] = l
-	l.turn = g.lanes.PushBack(l)
+	g.toTheBack(l)
 	return l
 }
 
@@ -119,19 +121,24 @@ func (l *lane) remove(w *waiter) {
 	w.lane, w.prev, w.next = nil, nil, nil
 }
 
-// unlink takes w out of its lane. The lane itself goes with its last waiter.
+// unlink takes w out of its lane. The lane itself goes with its last waiter; where w was its head,
+// the next one is to be looked at.
 func (g *gate) unlink(w *waiter) {
-	l := w.lane
+	l, head := w.lane, w.prev == nil
 	l.remove(w)
 	for i := range w.decision.takes {
 		g.count(&w.decision.takes[i], l, -1)
 	}
+	if head && l.in != nil {
+		g.unblock(l)
+		if l.first != nil {
+			g.ready.push(l, nil)
+		}
+	}
 	if l.first == nil && l != &g.stuck {
 		delete(g.byKey, l.key)
-		g.lanes.Remove(l.turn)
 	}
 	g.waiting--
-	g.stale = true
 	if g.waiting == 0 {
 		g.engine.setQueue(g, false)
 	}
@@ -147,8 +154,10 @@ func (g *gate) requeue(atNS int64) {
 			b.queued, b.pins = 0, 0
 		}
 	}
-	g.lanes.Init()
-	g.stuck, g.waiting = lane{}, 0
+	for _, b := range g.blocked {
+		b.turns = nil
+	}
+	g.ready, g.blocked, g.stuck, g.waiting = nil, nil, lane{}, 0
 	g.servedNS = max(g.servedNS, atNS)
 	clear(g.byKey)
 	for _, w := range waiters {
@@ -167,8 +176,8 @@ func (g *gate) waiters() []*waiter {
 			all = append(all, w)
 		}
 	}
-	for turn := g.lanes.Front(); turn != nil; turn = turn.Next() {
-		collect(turn.Value.(*lane))
+	for _, l := range g.byKey {
+		collect(l)
 	}
 	collect(&g.stuck)
 	slices.SortFunc(all, func(a, b *waiter) int { return cmp.Compare(a.seq, b.seq) })

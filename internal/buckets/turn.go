@@ -1,7 +1,6 @@
 package buckets
 
 import (
-	"container/list"
 	"time"
 
 	"github.com/tps-agent/ratelimitd/internal/limits"
@@ -35,105 +34,92 @@ func (g *gate) dismiss(w *waiter, nowNS int64) {
 // serve grants every turn that has come by nowNS, in virtual time: each grant counts at the
 // instant its tokens were due, so that a late timer loses nothing.
 func (g *gate) serve(nowNS int64) {
-	if g.waiting == 0 || (!g.stale && nowNS < g.dueNS) {
-		g.arm(nowNS)
-		return
-	}
 	for g.waiting > 0 {
-		granted, nextNS := g.pass(g.servedNS)
-		if granted {
-			continue
-		}
-		if g.dueNS = nextNS; nextNS > nowNS {
+		l, atNS := g.nextTurn()
+		if atNS > nowNS {
 			break
 		}
-		g.servedNS = nextNS
+		g.servedNS = max(g.servedNS, atNS)
+		g.unblock(l)
+		g.look(l, g.servedNS)
 	}
 	g.servedNS = max(g.servedNS, nowNS)
-	g.stale = false
 	g.arm(nowNS)
 }
 
-// pass goes once through the lanes, in the order of their turns, and grants the heads that
-// fit at atNS. A head that lacks room only in wide buckets keeps those for itself, else one
-// with many hits would starve. nextNS is the next instant at which that can change.
-func (g *gate) pass(atNS int64) (granted bool, nextNS int64) {
-	g.passID++
-	nextNS = limits.Never
-	var served []*list.Element
-	for turn := g.lanes.Front(); turn != nil && !g.ownKept(); {
-		next := turn.Next() // a lane goes with its last waiter
-		fits, laneNS := g.passLane(turn.Value.(*lane), atNS)
-		if fits {
-			served = append(served, turn)
-		}
-		nextNS = min(nextNS, laneNS)
-		turn = next
+// nextTurn is the lane to be looked at next, and when. Of those at one instant it is the one with the
+// lowest turn.
+func (g *gate) nextTurn() (l *lane, atNS int64) {
+	atNS = limits.Never
+	if len(g.blocked) > 0 {
+		t := g.blocked[0].turns
+		l, atNS = t.lanes[0], t.dueNS
 	}
-	for _, turn := range served {
-		g.lanes.MoveToBack(turn) // does nothing where the lane has gone
+	if len(g.ready) > 0 && (atNS > g.servedNS || g.ready[0].turn < l.turn) {
+		return g.ready[0], g.servedNS
 	}
-	return len(served) > 0, nextNS
+	return l, atNS
 }
 
-// ownKept tells whether a head of this pass keeps what every other one needs too: the rest of the
-// lanes need not be looked at, of which clients may make as many as they can invent names.
-func (g *gate) ownKept() bool {
-	return g.own.mark == g.passID && g.gatewayRow != nil && g.gatewayRow.Enabled
-}
-
-// passLane grants the head of the lane if it fits at atNS. Heads whose deadline has come are
-// refused, however late that is noticed, so that the next takes its turn.
-func (g *gate) passLane(l *lane, atNS int64) (granted bool, nextNS int64) {
+// look grants the head of a lane if it fits at atNS, and puts the lane to the back then; else the
+// lane waits for the bucket that has no room. Heads whose deadline has come are refused, however
+// late that is noticed, so that the next takes its turn.
+func (g *gate) look(l *lane, atNS int64) {
 	for w := l.first; w != nil; w = l.first {
-		due, kept := w.due(g.passID)
+		b := w.blocking(l.turn, atNS)
 		switch {
-		case !kept && due <= atNS && atNS <= w.deadlineNS:
+		case b == nil && atNS <= w.deadlineNS:
 			g.grant(w, atNS)
-			return true, limits.Never
+			if l.first != nil {
+				g.toTheBack(l)
+			}
+			return
 		case w.deadlineNS <= atNS:
 			g.dismiss(w, w.deadlineNS)
-		case kept:
-			return false, limits.Never
 		default:
-			return false, min(due, w.keep(g.passID, atNS), w.deadlineNS)
+			g.block(l, b)
+			return
 		}
 	}
-	return false, limits.Never
 }
 
-// due is the instant at which every bucket has room for w. kept tells that one of them is
-// kept for another lane in this pass.
-func (w *waiter) due(passID uint64) (dueNS int64, kept bool) {
-	dueNS = w.arrivedNS
-	for i := range w.decision.takes {
-		t := &w.decision.takes[i]
-		if t.need == 0 || t.bucket.limit.Shadow {
-			continue
-		}
-		dueNS = max(dueNS, t.bucket.dueNS(t.need))
-		kept = kept || t.bucket.mark == passID
-	}
-	return dueNS, kept
+// toTheBack gives the lane the last turn of all.
+func (g *gate) toTheBack(l *lane) {
+	g.turnSeq++
+	l.turn = g.turnSeq
+	g.ready.push(l, nil)
 }
 
-// keep marks the narrowest bucket in which w lacks room at atNS: wider ones are kept only by
-// a waiter that has room in all narrower ones, so that they do not idle meanwhile. untilNS is
-// when that bucket has room, and a wider one is to be marked.
-func (w *waiter) keep(passID uint64, atNS int64) (untilNS int64) {
+// blocking is the narrowest bucket that has no room for w at atNS, or whose tokens belong to a
+// lane with an earlier turn; nil if there is none. So a head keeps the tokens of the narrowest
+// bucket that it lacks, else one with many hits would starve, and a wider bucket does not idle
+// meanwhile.
+func (w *waiter) blocking(turn uint64, atNS int64) *bucket {
 	var narrowest *take
 	for i := range w.decision.takes {
 		t := &w.decision.takes[i]
-		lacks := t.need > 0 && !t.bucket.limit.Shadow && t.bucket.dueNS(t.need) > atNS
-		if lacks && (narrowest == nil || t.rank.narrower(narrowest.rank)) {
+		if t.need == 0 || t.bucket.limit.Shadow || (narrowest != nil && !t.rank.narrower(narrowest.rank)) {
+			continue
+		}
+		if t.bucket.dueNS(t.need) > atNS || t.bucket.keptFrom(turn) {
 			narrowest = t
 		}
 	}
 	if narrowest == nil {
-		return limits.Never
+		return nil
 	}
-	narrowest.bucket.mark = passID
-	return narrowest.bucket.dueNS(narrowest.need)
+	return narrowest.bucket
+}
+
+// dueNS is the instant at which every bucket has room for w.
+func (w *waiter) dueNS() int64 {
+	dueNS := w.arrivedNS
+	for i := range w.decision.takes {
+		if t := &w.decision.takes[i]; t.need > 0 && !t.bucket.limit.Shadow {
+			dueNS = max(dueNS, t.bucket.dueNS(t.need))
+		}
+	}
+	return dueNS
 }
 
 // narrower orders levels by how many lanes share their buckets.
@@ -144,18 +130,22 @@ func (r rank) narrower(o rank) bool {
 
 // arm sets the gate's one timer to the next turn.
 func (g *gate) arm(nowNS int64) {
-	if g.waiting == 0 || g.dueNS == limits.Never {
+	dueNS := limits.Never
+	if g.waiting > 0 {
+		_, dueNS = g.nextTurn()
+	}
+	if dueNS == limits.Never {
 		if g.timerNS != 0 {
 			g.timer.Stop()
 			g.timerNS = 0
 		}
 		return
 	}
-	if g.timerNS == g.dueNS {
+	if g.timerNS == dueNS {
 		return
 	}
-	g.timerNS = g.dueNS
-	in := time.Duration(max(g.dueNS-nowNS, 0))
+	g.timerNS = dueNS
+	in := time.Duration(max(dueNS-nowNS, 0))
 	if g.timer == nil {
 		g.timer = time.AfterFunc(in, g.turn)
 		return
