@@ -64,7 +64,7 @@ lint: $(LINT) ## golangci-lint, all build tags
 fmt: $(LINT) ## gofumpt and goimports
 	$(LINT) fmt ./...
 
-generate: ## the settings table of README.md
+generate: ## the settings table of README.md, the metrics table of docs/operations.md
 	go generate ./...
 
 verify: ## go.mod is tidy, generated text is up to date, released migrations are unchanged, files for Kubernetes are valid
@@ -73,7 +73,7 @@ verify: ## go.mod is tidy, generated text is up to date, released migrations are
 	go mod verify
 	go vet -tags e2e ./...
 	$(MAKE) generate
-	git diff --exit-code -- README.md
+	git diff --exit-code -- README.md docs/operations.md
 	$(if $(LAST_RELEASE),git diff --exit-code --diff-filter=a $(LAST_RELEASE) -- 'migrations/*.sql')
 
 ci: deps lint verify ## what .ci/run runs

@@ -236,7 +236,7 @@ func promQueries(tb testing.TB) map[string]string {
 			Rules []struct{ Alert, Expr string }
 		}
 	}
-	readYAML(tb, filepath.Join(testenv.Root(tb), "prometheus", "alerts.yml"), &rules)
+	readYAML(tb, filepath.Join(testenv.Root(tb), filepath.FromSlash(alertsFile)), &rules)
 	for _, r := range rules.Groups[0].Rules {
 		queries["alert "+r.Alert] = r.Expr
 	}

@@ -16,7 +16,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.yaml.in/yaml/v3"
 
@@ -257,7 +256,7 @@ func documents(tb testing.TB) []string {
 	tb.Helper()
 	root := testenv.Root(tb)
 	var files []string
-	for _, pattern := range []string{"*.md", "docs/*.md", "docs/*/*.md", "bench/*.md"} {
+	for _, pattern := range []string{"*.md", "docs/*.md", "docs/*/*.md", "bench/*.md", "envoy/*.md"} {
 		found, err := filepath.Glob(filepath.Join(root, filepath.FromSlash(pattern)))
 		if err != nil {
 			tb.Fatal(err)
@@ -310,16 +309,5 @@ func TestDocumentsNameWhatExists(t *testing.T) {
 				t.Errorf("%s names the file %s", name, m[1])
 			}
 		}
-	}
-}
-
-// docs/operations.md tells what to do about every alert, and of no other.
-func TestOperationsTellOfEveryAlert(t *testing.T) {
-	alert := regexp.MustCompile(`\bRatelimitd[A-Z]\w+`)
-	unique := func(s []string) []string { slices.Sort(s); return slices.Compact(s) }
-	made := unique(alert.FindAllString(readDoc(t, "prometheus/alerts.yml"), -1))
-	told := unique(alert.FindAllString(readDoc(t, "docs/operations.md"), -1))
-	if diff := cmp.Diff(made, told); diff != "" {
-		t.Errorf("alerts (-prometheus/alerts.yml +docs/operations.md):\n%s", diff)
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -74,34 +75,69 @@ func TestMigrate(t *testing.T) {
 }
 
 func TestDocsWritesBetweenTheMarkers(t *testing.T) {
+	metrics := tableOfMetrics(t)
 	file := filepath.Join(t.TempDir(), "README.md")
 	write := func(body string) {
 		if err := os.WriteFile(file, []byte(body), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	write("before\n" + settingsBegin + "\nold\n" + settingsEnd + "\nafter\n")
+	const page = "before\n<!-- settings:begin -->\n%s<!-- settings:end -->\nbetween\n<!-- metrics:begin -->\n%s<!-- metrics:end -->\nafter\n"
+	write(fmt.Sprintf(page, "old\n", ""))
 	for range 2 {
 		command(t.Context(), nil, "docs", file).wants(t, 0, "", "")
 		got, err := os.ReadFile(file)
-		if want := "before\n" + settingsBegin + "\n" + settingsTable() + settingsEnd + "\nafter\n"; err != nil || string(got) != want {
+		if want := fmt.Sprintf(page, settingsTable(), metrics); err != nil || string(got) != want {
 			t.Errorf("%v, got\n%s\nwant\n%s", err, got, want)
 		}
 	}
 	command(t.Context(), nil, "docs", "-").wants(t, 0, settingsTable(), "")
-	write("no markers")
-	command(t.Context(), nil, "docs", file).wants(t, 1, "", file+" has no markers "+settingsBegin)
-	command(t.Context(), nil, "docs", file+".missing").wants(t, 1, "", "writing the settings table: open "+file+".missing")
+	write("no markers <!-- metrics:begin -->")
+	command(t.Context(), nil, "docs", file).wants(t, 1, "", file+" has no markers")
+	command(t.Context(), nil, "docs", file+".missing").wants(t, 1, "", "writing tables: open "+file+".missing")
 }
 
-// TestReadmeHasTheSettings is the check of `make verify`, here for whoever runs the tests only.
-func TestReadmeHasTheSettings(t *testing.T) {
-	readme, err := os.ReadFile(filepath.Join(testenv.Root(t), "README.md"))
+func tableOfMetrics(tb testing.TB) string {
+	tb.Helper()
+	table, err := metricsTable()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	if want := settingsBegin + "\n" + settingsTable() + settingsEnd; !strings.Contains(string(readme), want) {
-		t.Error("the table of settings in README.md is old: make generate writes it")
+	return table
+}
+
+// The table of metrics has those of every part, also of the ones that an embedded server lacks, and
+// those that have no child yet.
+func TestMetricsTable(t *testing.T) {
+	table := tableOfMetrics(t)
+	for _, row := range []string{
+		"| `ratelimitd_build_info` | gauge | `version` | ",
+		"| `ratelimitd_decisions_total` | counter | `code`, `domain`, `endpoint`, `gateway` | ",
+		"| `ratelimitd_limits_load_errors_total` | counter | `reason` | ",
+		"| `ratelimitd_postgres_up` | gauge |  | ",
+		"| `ratelimitd_recorder_written_total` | counter | `sink` | ",
+		"| `ratelimitd_tls_certificate_expiry_timestamp_seconds` | gauge | `use` | ",
+		"| `ratelimitd_transaction_duration_seconds` | histogram | `domain`, `endpoint`, `gateway` | ",
+	} {
+		if !strings.Contains(table, row) {
+			t.Errorf("there is no %s in\n%s", row, table)
+		}
+	}
+}
+
+// TestDocumentsHaveTheTables is the check of `make verify`, here for whoever runs the tests only.
+func TestDocumentsHaveTheTables(t *testing.T) {
+	for file, table := range map[string]string{
+		"README.md":          "<!-- settings:begin -->\n" + settingsTable() + "<!-- settings:end -->",
+		"docs/operations.md": "<!-- metrics:begin -->\n" + tableOfMetrics(t) + "<!-- metrics:end -->",
+	} {
+		body, err := os.ReadFile(filepath.Join(testenv.Root(t), filepath.FromSlash(file)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(body), table) {
+			t.Errorf("a table in %s is old: make generate writes it", file)
+		}
 	}
 }
 

@@ -26,6 +26,10 @@ func (r *reader) database() string {
 	if !r.good("TPS_DB_PORT", "TPS_DB_SSLMODE") {
 		return conn
 	}
+	if strings.TrimSpace(r.values[name]) == "" { // which pgx takes for whatever Postgres this host has
+		r.fail(name, "is blank")
+		return conn
+	}
 	if _, err := pgxpool.ParseConfig(conn); err != nil {
 		r.fail(name, "is no address of a Postgres database such as postgres://user:password@host:5432/database, with special characters percent-encoded: "+withoutAddress(conn, err))
 	}

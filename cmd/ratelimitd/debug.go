@@ -6,7 +6,7 @@ import (
 	"net/http/pprof"
 )
 
-// debugHandler serves pprof and the limits in force. It is meant for loopback only.
+// debugHandler serves pprof and the limits in force. Settings let it listen on loopback only.
 func (s *server) debugHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/debug/pprof/", pprof.Index)

@@ -20,7 +20,7 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-//go:generate go run . docs ../../README.md
+//go:generate go run . docs ../../README.md ../../docs/operations.md
 
 func main() {
 	os.Exit(run(context.Background(), os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
@@ -33,7 +33,7 @@ type cli struct {
 	Limits  limitsCmd  `cmd:"" help:"List, set and delete limits through the API of a running server."`
 	Check   checkCmd   `cmd:"" help:"Ask a running server for a decision, and print it."`
 	Version versionCmd `cmd:"" help:"Print the version."`
-	Docs    docsCmd    `cmd:"" hidden:"" help:"Write the table of settings into a Markdown file."`
+	Docs    docsCmd    `cmd:"" hidden:"" help:"Write the tables of settings and metrics into Markdown files."`
 }
 
 type (
@@ -80,7 +80,7 @@ func run(ctx context.Context, args, env []string, stdout, stderr io.Writer) int 
 	case errors.Is(err, errRefused):
 		return 1
 	case err != nil:
-		fmt.Fprintln(stderr, "ratelimitd:", strings.ReplaceAll(err.Error(), "\n", "\nratelimitd: "))
+		report(stderr, err)
 		return 1
 	}
 	return 0

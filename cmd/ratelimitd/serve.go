@@ -10,11 +10,12 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/gofrs/flock"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -47,6 +48,7 @@ func (s *settings) run(ctx context.Context, env []string, stdout, stderr io.Writ
 	}
 	log := newLogger(cfg, stderr)
 	cfg.warn(ctx, log)
+	limitMemory(memlimit.FromCgroup, log)
 	srv, err := newServer(cfg, log)
 	if err != nil {
 		return err
@@ -90,11 +92,17 @@ type store interface {
 	Ready() error
 }
 
+// registry takes the metrics of every part, and gives them to /metrics.
+type registry interface {
+	prometheus.Registerer
+	prometheus.Gatherer
+}
+
 // server is everything that one process runs.
 type server struct {
 	cfg      config
 	log      *slog.Logger
-	registry *prometheus.Registry
+	registry registry
 	clock    limits.Clock
 	current  *limits.Current
 	engine   *buckets.Engine
@@ -118,16 +126,26 @@ type server struct {
 
 // newServer makes every part and opens the ports; nothing runs yet.
 func newServer(cfg config, log *slog.Logger) (*server, error) {
-	s := &server{cfg: cfg, log: log, registry: prometheus.NewRegistry(), clock: limits.NewClock(), current: &limits.Current{}, health: health.NewServer()}
-	s.watches, s.endWatches = context.WithCancel(context.Background())
-	s.engine = buckets.New(buckets.Config{DefaultMaxTPS: cfg.defaultMaxTPS, MaxBuckets: cfg.maxBuckets, MaxWaiters: cfg.maxWaiters}, s.clock, s.current)
-	for _, step := range []func() error{s.registerMetrics, s.lockWithPostgres, s.makeCerts, s.makeStore, s.makeUsage, s.makeRecorder, s.makeServers, s.listen} {
+	s := prepare(cfg, log, prometheus.NewRegistry())
+	for _, step := range slices.Concat([]func() error{s.lockWithPostgres}, s.parts(), []func() error{s.loadUsage, s.listen}) {
 		if err := step(); err != nil {
 			s.close()
 			return nil, err
 		}
 	}
 	return s, nil
+}
+
+func prepare(cfg config, log *slog.Logger, reg registry) *server {
+	s := &server{cfg: cfg, log: log, registry: reg, clock: limits.NewClock(), current: &limits.Current{}, health: health.NewServer()}
+	s.watches, s.endWatches = context.WithCancel(context.Background())
+	s.engine = buckets.New(buckets.Config{DefaultMaxTPS: cfg.defaultMaxTPS, MaxBuckets: cfg.maxBuckets, MaxWaiters: cfg.maxWaiters}, s.clock, s.current)
+	return s
+}
+
+// parts are the steps that make what has metrics. They touch nothing outside of the process.
+func (s *server) parts() []func() error {
+	return []func() error{s.registerMetrics, s.makeCerts, s.makeStore, s.makeUsage, s.makeRecorder, s.makeServers}
 }
 
 // close frees what newServer opened.
@@ -176,42 +194,14 @@ func (s *server) registerMetrics() error {
 	build.Set(1)
 	for _, c := range []prometheus.Collector{
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), build,
-		gauge("ratelimitd_limits", "Limits in force.", func(t *limits.Table) float64 { return float64(t.Len()) }),
-		gauge("ratelimitd_snapshot_id", "Id of the newest change in the limits in force.", func(t *limits.Table) float64 { return float64(t.ID()) }),
-		gauge("ratelimitd_snapshot_age_seconds", "Time since the limits in force were loaded.", func(t *limits.Table) float64 { return time.Since(t.LoadedAt()).Seconds() }),
+		gauge("ratelimitd_limits", "Rows in force.", func(t *limits.Table) float64 { return float64(t.Len()) }),
+		gauge("ratelimitd_snapshot_id", "Id of the newest change in the limits in force; replicas of one database come to the same.", func(t *limits.Table) float64 { return float64(t.ID()) }),
+		gauge("ratelimitd_snapshot_age_seconds", "Time since the limits in force were loaded or changed; it grows while nothing changes.", func(t *limits.Table) float64 { return time.Since(t.LoadedAt()).Seconds() }),
 	} {
 		if err := s.registry.Register(c); err != nil {
 			return fmt.Errorf("registering metrics: %w", err)
 		}
 	}
-	return nil
-}
-
-// lockWithPostgres locks the data directory where the last good limits will be kept there for sure.
-func (s *server) lockWithPostgres() error {
-	if s.cfg.database == "" {
-		return nil
-	}
-	return s.lockDataDir()
-}
-
-// lockDataDir makes the data directory and keeps other processes out of it.
-func (s *server) lockDataDir() error {
-	if s.lock != nil {
-		return nil
-	}
-	if err := os.MkdirAll(s.cfg.dataDir, 0o750); err != nil {
-		return fmt.Errorf("TPS_DATA_DIR=%q: %w", s.cfg.dataDir, err)
-	}
-	lock := flock.New(filepath.Join(s.cfg.dataDir, "lock"))
-	locked, err := lock.TryLock()
-	if err != nil {
-		return fmt.Errorf("TPS_DATA_DIR=%q: locking it: %w", s.cfg.dataDir, err)
-	}
-	if !locked {
-		return fmt.Errorf("TPS_DATA_DIR=%q: another ratelimitd uses it; each process needs its own", s.cfg.dataDir)
-	}
-	s.lock = lock
 	return nil
 }
 
@@ -233,16 +223,6 @@ func (s *server) makeStore() (err error) {
 	}
 	s.store, err = pgsync.New(c, s.clock, s.current, s.registry, s.log)
 	return err
-}
-
-// makeUsage takes over what an earlier process has used of long windows.
-func (s *server) makeUsage() (err error) {
-	s.usage, err = usage.New(usage.Config{Dir: s.cfg.dataDir, Prepare: s.lockDataDir}, s.engine, s.registry, s.log)
-	if err != nil {
-		return err
-	}
-	s.usage.Load(context.Background())
-	return nil
 }
 
 // flushReserve is the part of the drain time that is kept for what the recorder still holds.

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/tps-agent/ratelimitd/internal/admin"
 	"github.com/tps-agent/ratelimitd/internal/certs"
@@ -22,7 +24,7 @@ import (
 type settings struct {
 	GRPCAddr  string `name:"grpc-addr" setting:"TPS_GRPC_ADDR" fallback:":8081" help:"Where Envoy reaches RateLimitService v3, AccessLogService v3, grpc.health.v1 and reflection."`
 	HTTPAddr  string `name:"http-addr" setting:"TPS_HTTP_ADDR" fallback:":8080" help:"REST API, /json, /healthcheck, /healthz, /readyz, /metrics."`
-	DebugAddr string `name:"debug-addr" setting:"TPS_DEBUG_ADDR" fallback:"127.0.0.1:6070" help:"pprof and /rlconfig; keep it on loopback."`
+	DebugAddr string `name:"debug-addr" setting:"TPS_DEBUG_ADDR" fallback:"127.0.0.1:6070" help:"pprof and /rlconfig; on loopback only."`
 
 	DatabaseURL string `name:"database-url" setting:"TPS_DATABASE_URL" secret:"true" help:"Postgres 15 or later, as postgres://user:password@host:port/database. Without it and TPS_DB_HOST limits come from TPS_LIMITS_FILE."`
 	DBHost      string `name:"db-host" setting:"TPS_DB_HOST" help:"Postgres host, where TPS_DATABASE_URL is not set."`
@@ -41,7 +43,7 @@ type settings struct {
 	EndpointKeys    string `name:"endpoint-keys" setting:"TPS_ENDPOINT_KEYS" fallback:"endpoint" help:"Descriptor keys that carry the endpoint; the order decides."`
 	ResponseHeaders string `name:"response-headers" setting:"TPS_RESPONSE_HEADERS" fallback:"false" help:"Also send x-ratelimit-limit, -remaining and -reset. Envoy can make them itself."`
 
-	MaxBuckets string `name:"max-buckets" setting:"TPS_MAX_BUCKETS" fallback:"1000000" help:"Bound: buckets of names that no row of their domain writes out."`
+	MaxBuckets string `name:"max-buckets" setting:"TPS_MAX_BUCKETS" fallback:"1000000" help:"Bound: buckets of names that no row writes out."`
 	MaxWaiters string `name:"max-waiters" setting:"TPS_MAX_WAITERS" fallback:"100000" help:"Bound: held requests; what comes then is refused."`
 	MaxSeries  string `name:"max-series" setting:"TPS_MAX_SERIES" fallback:"10000" help:"Bound: names in each family of metrics; the rest counts as other."`
 
@@ -50,7 +52,7 @@ type settings struct {
 	BatchSize     string `name:"batch-size" setting:"TPS_BATCH_SIZE" fallback:"100" help:"A write to Postgres starts at this many waiting transactions, and takes all that wait (at most 10,000)."`
 	FlushInterval string `name:"flush-interval" setting:"TPS_FLUSH_INTERVAL" fallback:"30s" help:"Or after this time."`
 	MaxQueueSize  string `name:"max-queue-size" setting:"TPS_MAX_QUEUE_SIZE" fallback:"10000" help:"Bound: transactions in memory; what comes then is dropped and counted."`
-	DataDir       string `name:"data-dir" setting:"TPS_DATA_DIR" fallback:"./ratelimitd-data" help:"The last good limits of Postgres, for a start without it. One process each."`
+	DataDir       string `name:"data-dir" setting:"TPS_DATA_DIR" fallback:"./ratelimitd-data" help:"What must survive a restart: the last good limits of Postgres, the usage of long windows. One process each."`
 
 	APITokens   string `name:"api-tokens" setting:"TPS_API_TOKENS" secret:"true" help:"Bearer tokens of the API as role:token, separated by commas; roles read and write. Without it writes are for this host alone."`
 	TLSCert     string `name:"tls-cert" setting:"TPS_TLS_CERT" help:"PEM file of the certificate for the gRPC and the HTTP port. The three files are read again when they change."`
@@ -111,7 +113,7 @@ type reader struct {
 	values map[string]string // by variable
 	secret map[string]bool
 	bad    map[string]bool // variables whose value was refused
-	errs   []error
+	errs   faults
 }
 
 // resolve reads every setting: the flag, else the environment, else the default. The error has
@@ -119,7 +121,7 @@ type reader struct {
 func (s *settings) resolve(env []string) (config, error) {
 	r := newReader(s, env)
 	c := config{
-		grpcAddr: r.addr("TPS_GRPC_ADDR"), httpAddr: r.addr("TPS_HTTP_ADDR"), debugAddr: r.addr("TPS_DEBUG_ADDR"),
+		grpcAddr: r.addr("TPS_GRPC_ADDR"), httpAddr: r.addr("TPS_HTTP_ADDR"), debugAddr: r.loopback("TPS_DEBUG_ADDR"),
 		database:     r.database(),
 		pollInterval: r.duration("TPS_POLL_INTERVAL", time.Millisecond, 24*time.Hour),
 		migrate:      r.bool("TPS_MIGRATE"),
@@ -134,7 +136,6 @@ func (s *settings) resolve(env []string) (config, error) {
 		maxWaiters: int(r.int("TPS_MAX_WAITERS", 1, 10_000_000)),
 		maxSeries:  int(r.int("TPS_MAX_SERIES", 1, 10_000_000)),
 
-		serverID:      r.values["TPS_SERVER_ID"],
 		batchSize:     int(r.int("TPS_BATCH_SIZE", 1, 10_000)),
 		flushInterval: r.duration("TPS_FLUSH_INTERVAL", time.Millisecond, 24*time.Hour),
 		maxQueue:      int(r.int("TPS_MAX_QUEUE_SIZE", 1, 100_000_000)),
@@ -148,7 +149,7 @@ func (s *settings) resolve(env []string) (config, error) {
 	}
 	r.rest(&c)
 	c.warnings = append(unknown(env), r.overruled()...)
-	return c, errors.Join(r.errs...)
+	return c, r.errs.orNil()
 }
 
 func (r *reader) rest(c *config) {
@@ -159,11 +160,7 @@ func (r *reader) rest(c *config) {
 	if c.tokens, err = admin.ParseTokens(r.values["TPS_API_TOKENS"]); err != nil {
 		r.fail("TPS_API_TOKENS", err.Error())
 	}
-	if c.serverID == "" {
-		if c.serverID, err = os.Hostname(); err != nil {
-			r.fail("TPS_SERVER_ID", "is empty, and this host has no name: "+err.Error())
-		}
-	}
+	c.serverID = r.serverID()
 	if (c.tls.Cert == "") != (c.tls.Key == "") {
 		r.errs = append(r.errs, errors.New("TPS_TLS_CERT and TPS_TLS_KEY: one is set without the other"))
 	}
@@ -230,6 +227,36 @@ func (r *reader) addr(name string) string {
 		r.fail(name, fmt.Sprintf("port %q is not a number from 0 to 65535", port))
 	}
 	return r.values[name]
+}
+
+// loopback is an address of this host alone: whoever reaches the debug port can read secrets in
+// memory and keep the processor busy.
+func (r *reader) loopback(name string) string {
+	addr := r.addr(name)
+	host, _, _ := net.SplitHostPort(addr) // addr has said what is wrong
+	if ip := net.ParseIP(host); host != "localhost" && !ip.IsLoopback() && r.good(name) {
+		r.fail(name, "is not on loopback, such as 127.0.0.1:6070 or [::1]:6070")
+	}
+	return addr
+}
+
+// serverID is the name of the host where none is given. Rows could show another one only changed.
+func (r *reader) serverID() string {
+	const longest = 255
+	id := r.values["TPS_SERVER_ID"]
+	switch {
+	case len(id) > longest:
+		r.fail("TPS_SERVER_ID", fmt.Sprintf("is longer than %d bytes", longest))
+	case !utf8.ValidString(id) || strings.ContainsFunc(id, unicode.IsControl):
+		r.fail("TPS_SERVER_ID", "is no text in UTF-8 without control characters")
+	case id == "":
+		host, err := os.Hostname()
+		if err != nil {
+			r.fail("TPS_SERVER_ID", "is empty, and this host has no name: "+err.Error())
+		}
+		return host
+	}
+	return id
 }
 
 func (r *reader) int(name string, least, most int64) int64 {

@@ -69,7 +69,7 @@ var given = []struct {
 }{
 	{"TPS_GRPC_ADDR", "[::1]:1", "", func(c *config) { c.grpcAddr = "[::1]:1" }},
 	{"TPS_HTTP_ADDR", "h:0", "", func(c *config) { c.httpAddr = "h:0" }},
-	{"TPS_DEBUG_ADDR", ":65535", "", func(c *config) { c.debugAddr = ":65535" }},
+	{"TPS_DEBUG_ADDR", "[::1]:65535", "", func(c *config) { c.debugAddr = "[::1]:65535" }},
 	{"TPS_DATABASE_URL", "postgres://u:p@h/d", "", func(c *config) { c.database, c.postgresSink = "postgres://u:p@h/d", true }},
 	{"TPS_DB_HOST", "h", "", func(c *config) {
 		c.database, c.postgresSink = "postgres://tps_user:@/tps_monitoring?host=h&port=5432&sslmode=prefer", true
@@ -176,6 +176,13 @@ func TestBadValues(t *testing.T) {
 		{"TPS_GRPC_ADDR=8081", `TPS_GRPC_ADDR="8081"` + port},
 		{"TPS_HTTP_ADDR=a:b:c", `TPS_HTTP_ADDR="a:b:c"` + port},
 		{"TPS_DEBUG_ADDR=:65536", `TPS_DEBUG_ADDR=":65536": port "65536" is not a number from 0 to 65535`},
+		{"TPS_DEBUG_ADDR=:6070", `TPS_DEBUG_ADDR=":6070": is not on loopback, such as 127.0.0.1:6070 or [::1]:6070`},
+		{"TPS_DEBUG_ADDR=0.0.0.0:6070", `TPS_DEBUG_ADDR="0.0.0.0:6070": is not on loopback`},
+		{"TPS_DEBUG_ADDR=[::]:6070", `TPS_DEBUG_ADDR="[::]:6070": is not on loopback`},
+		{"TPS_DEBUG_ADDR=example.com:6070", `TPS_DEBUG_ADDR="example.com:6070": is not on loopback`},
+		{"TPS_SERVER_ID=a\xff", `TPS_SERVER_ID="a\xff": is no text in UTF-8 without control characters`},
+		{"TPS_SERVER_ID=a\x1b[2J", `TPS_SERVER_ID="a\x1b[2J": is no text in UTF-8 without control characters`},
+		{"TPS_SERVER_ID=" + strings.Repeat("n", 256), `": is longer than 255 bytes`},
 		{"TPS_GRPC_ADDR=:http", `TPS_GRPC_ADDR=":http": port "http" is not a number from 0 to 65535`},
 		{"TPS_GRPC_ADDR=tcp://10.0.0.1:80", `TPS_GRPC_ADDR="tcp://10.0.0.1:80"` + port + ` (it looks like Kubernetes' service links: set enableServiceLinks: false in the pod)`},
 		{"TPS_POLL_INTERVAL=0", `TPS_POLL_INTERVAL="0": is not a duration from 1ms to 24h0m0s, such as 30, 30s, 5m or 7d`},

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	envoygateway "github.com/envoyproxy/gateway/api/v1alpha1"
 	"github.com/google/go-cmp/cmp"
 	contour "github.com/projectcontour/contour/apis/projectcontour/v1"
 	contouralpha "github.com/projectcontour/contour/apis/projectcontour/v1alpha1"
@@ -28,6 +29,8 @@ import (
 	networking "k8s.io/api/networking/v1"
 	policy "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/util/yaml"
+	gateway "sigs.k8s.io/gateway-api/apis/v1"
+	gatewaybeta "sigs.k8s.io/gateway-api/apis/v1beta1"
 	sigsyaml "sigs.k8s.io/yaml"
 )
 
@@ -105,6 +108,14 @@ func object(tb testing.TB, kind string) any {
 		return new(istionetworking.EnvoyFilter)
 	case "telemetry.istio.io/v1/Telemetry":
 		return new(istiotelemetry.Telemetry)
+	case "gateway.envoyproxy.io/v1alpha1/EnvoyProxy":
+		return new(envoygateway.EnvoyProxy)
+	case "gateway.envoyproxy.io/v1alpha1/EnvoyPatchPolicy":
+		return new(envoygateway.EnvoyPatchPolicy)
+	case "gateway.networking.k8s.io/v1/Gateway":
+		return new(gateway.Gateway)
+	case "gateway.networking.k8s.io/v1beta1/ReferenceGrant":
+		return new(gatewaybeta.ReferenceGrant)
 	}
 	tb.Fatalf("the test knows no type of %s", kind)
 	return nil
@@ -229,8 +240,9 @@ func TestChartRefuses(t *testing.T) {
 
 func TestFilesOfControlPlanes(t *testing.T) {
 	for file, want := range map[string][]string{
-		"istio.yaml":   {"Deployment", "EnvoyFilter", "Service", "Telemetry"},
-		"contour.yaml": {"ContourConfiguration", "ExtensionService", "HTTPProxy", "Service"},
+		"istio.yaml":         {"Deployment", "EnvoyFilter", "Service", "Telemetry"},
+		"contour.yaml":       {"ContourConfiguration", "ExtensionService", "HTTPProxy", "Service"},
+		"envoy-gateway.yaml": {"EnvoyPatchPolicy", "EnvoyProxy", "Gateway", "ReferenceGrant"},
 	} {
 		body, err := os.ReadFile(filepath.Join(root, "envoy", file))
 		if err != nil {
@@ -247,10 +259,14 @@ func TestUnknownFieldsAreFound(t *testing.T) {
 	for kind, doc := range map[string]string{
 		"v1/Service":         "spec: { prots: [] }",
 		"apps/v1/Deployment": "spec: { template: { spec: { enableServiceLink: false } } }",
-		"monitoring.coreos.com/v1/ServiceMonitor":  "spec: { endpoint: [] }",
-		"projectcontour.io/v1/HTTPProxy":           "spec: { virtualHosts: {} }",
-		"networking.istio.io/v1alpha3/EnvoyFilter": "spec: { configPatch: [] }",
-		"telemetry.istio.io/v1/Telemetry":          "spec: { accessLoging: [] }",
+		"monitoring.coreos.com/v1/ServiceMonitor":          "spec: { endpoint: [] }",
+		"projectcontour.io/v1/HTTPProxy":                   "spec: { virtualHosts: {} }",
+		"networking.istio.io/v1alpha3/EnvoyFilter":         "spec: { configPatch: [] }",
+		"telemetry.istio.io/v1/Telemetry":                  "spec: { accessLoging: [] }",
+		"gateway.envoyproxy.io/v1alpha1/EnvoyProxy":        "spec: { telemetry: { accessLogs: {} } }",
+		"gateway.envoyproxy.io/v1alpha1/EnvoyPatchPolicy":  "spec: { jsonPatch: [] }",
+		"gateway.networking.k8s.io/v1/Gateway":             "spec: { listener: [] }",
+		"gateway.networking.k8s.io/v1beta1/ReferenceGrant": "spec: { form: [] }",
 	} {
 		if err := decodeStrictly([]byte(doc), object(t, kind)); err == nil {
 			t.Errorf("%s: %s was taken", kind, doc)

@@ -52,7 +52,7 @@ func New(cfg Config, clock limits.Clock, current *limits.Current, reg prometheus
 			Name: "ratelimitd_limits_stale", Help: "1 while the limits in force may be older than their source: Postgres is away, or the limits file is bad.",
 		}),
 		loadErrors: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "ratelimitd_limits_load_errors_total", Help: "Faults in loading limits, by reason (file).", ConstLabels: prometheus.Labels{"reason": "file"},
+			Name: "ratelimitd_limits_load_errors_total", Help: "Faults in loading limits, by reason: connection, query, older, emptied, invalid_row, state_file (Postgres), file (limits file).", ConstLabels: prometheus.Labels{"reason": "file"},
 		}),
 	}
 	for _, c := range []prometheus.Collector{s.stale, s.loadErrors} {

@@ -23,7 +23,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "ratelimitd_limits_stale", Help: "1 while the limits in force may be older than their source: Postgres is away, or the limits file is bad.",
 		}),
 		loadErrors: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "ratelimitd_limits_load_errors_total", Help: "Faults in loading limits, by reason (connection, query, older, emptied, invalid_row, state_file).",
+			Name: "ratelimitd_limits_load_errors_total", Help: "Faults in loading limits, by reason: connection, query, older, emptied, invalid_row, state_file (Postgres), file (limits file).",
 		}, []string{"reason"}),
 	}
 	for _, c := range []prometheus.Collector{m.up, m.stale, m.loadErrors} {

@@ -64,7 +64,7 @@ func newFigures(maxSeries int, reg prometheus.Registerer) (*figures, error) {
 	f := &figures{
 		max: maxSeries,
 		total: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "ratelimitd_transactions_total", Help: "Transactions that the access log told of. Beyond TPS_MAX_SERIES names count as other.",
+			Name: "ratelimitd_transactions_total", Help: "Transactions, that is requests or connections that ended, by success and by throttled (refused by a limit). Beyond TPS_MAX_SERIES names count as other.",
 		}, []string{"domain", "gateway", "endpoint", "success", "throttled"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "ratelimitd_transaction_duration_seconds", Help: "Duration of transactions as Envoy measured it, less what they were held.",

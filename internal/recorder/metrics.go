@@ -27,19 +27,19 @@ type metrics struct {
 func newMetrics(reg prometheus.Registerer, queueLength func() int) (*metrics, error) {
 	m := &metrics{
 		received: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "ratelimitd_recorder_received_total", Help: "Transactions received.",
+			Name: "ratelimitd_recorder_received_total", Help: "Transactions received, whether stored or lost later.",
 		}),
 		written: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "ratelimitd_recorder_written_total", Help: "Transactions written, by sink.", ConstLabels: prometheus.Labels{"sink": "postgres"},
 		}),
 		writeErrors: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "ratelimitd_recorder_write_errors_total", Help: "Writes that failed and are tried again.",
+			Name: "ratelimitd_recorder_write_errors_total", Help: "Writes of transactions that failed; each is tried again until it succeeds.",
 		}),
 		maintenance: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "ratelimitd_recorder_partition_errors_total", Help: "Failed attempts to make the partitions of tps_metrics.",
+			Name: "ratelimitd_recorder_partition_errors_total", Help: "Attempts to make the partitions of tps_metrics that failed; they are repeated.",
 		}),
 		dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "ratelimitd_recorder_dropped_total", Help: "Transactions lost, by reason (queue_full, malformed, refused, shutdown).",
+			Name: "ratelimitd_recorder_dropped_total", Help: "Transactions lost, by reason: queue_full (no room in memory), malformed (bytes that are no entry), refused (Postgres will never take the row), shutdown (not written in time).",
 		}, []string{"reason"}),
 		ignored: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "ratelimitd_recorder_ignored_total", Help: "Access-log entries that are not the end of a request or connection.",
@@ -49,7 +49,7 @@ func newMetrics(reg prometheus.Registerer, queueLength func() int) (*metrics, er
 		}),
 	}
 	queue := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "ratelimitd_recorder_queue_length", Help: "Transactions that wait to be written.",
+		Name: "ratelimitd_recorder_queue_length", Help: "Transactions in memory that wait to be written; TPS_MAX_QUEUE_SIZE is the bound.",
 	}, func() float64 { return float64(queueLength()) })
 	for _, c := range []prometheus.Collector{m.received, m.written, m.writeErrors, m.maintenance, m.dropped, m.ignored, m.streams, queue} {
 		if err := reg.Register(c); err != nil {

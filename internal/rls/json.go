@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
@@ -78,13 +79,24 @@ func readRequest(w http.ResponseWriter, r *http.Request, timeout time.Duration) 
 	}
 	var m ratelimitv3.RateLimitRequest
 	if err := protojson.Unmarshal(body, &m); err != nil {
-		return nil, http.StatusBadRequest, fmt.Errorf("body is no RateLimitRequest: %w", err)
+		return nil, http.StatusBadRequest, fmt.Errorf("body is no RateLimitRequest: %s", reason(err))
 	}
 	wire, err = proto.Marshal(&m)
 	if err != nil {
 		return nil, http.StatusBadRequest, fmt.Errorf("body is no RateLimitRequest: %w", err)
 	}
 	return wire, http.StatusOK, nil
+}
+
+// reason is what the protobuf library says of a body, cut to a length that fits a line: it repeats
+// whole values. It begins with its name and with one of two spaces, so that nobody compares its words.
+func reason(err error) string {
+	const longest = 256
+	text := strings.TrimLeft(strings.TrimPrefix(err.Error(), "proto:"), " \u00a0")
+	if len(text) <= longest {
+		return text
+	}
+	return strings.ToValidUTF8(text[:longest], "") + "…"
 }
 
 func (s *Service) writeJSON(w http.ResponseWriter, c *call) {

@@ -43,6 +43,8 @@ func TestJSONStatus(t *testing.T) {
 		{"another type", `{"domain":7}`, "", 400, "body is no RateLimitRequest"},
 		{"invalid UTF-8", "{\"domain\":\"\xff\"}", "", 400, "body is no RateLimitRequest"},
 		{"half a surrogate pair", `{"domain":"\ud800"}`, "", 400, "body is no RateLimitRequest"},
+		{"a value that is long", `{"domain":` + strings.Repeat("7", 100_000) + "}", "", 400, "invalid value for string field domain: 7777"},
+		{"a name that is long", `{"` + strings.Repeat("é", 50_000) + `":1}`, "", 400, `body is no RateLimitRequest: (line 1:2): unknown field "éé`},
 		{"nothing in it", "{}", "", 400, "domain is empty"},
 		{"no descriptors", `{"domain":"shop"}`, "", 400, "descriptors is empty"},
 		{"a wait", payBody, "250", 200, ""},
@@ -62,8 +64,8 @@ func TestJSONStatus(t *testing.T) {
 			if c.wantDetail != "" {
 				detail = detailOf(t, w)
 			}
-			if w.Code != c.want || !strings.Contains(detail, c.wantDetail) {
-				t.Errorf("body %q: status %d %s, want %d with %q", c.body, w.Code, w.Body, c.want, c.wantDetail)
+			if w.Code != c.want || !strings.Contains(detail, c.wantDetail) || len(detail) > 300 {
+				t.Errorf("body %.400q: status %d %.400s, want %d with %q", c.body, w.Code, w.Body, c.want, c.wantDetail)
 			}
 		})
 	}

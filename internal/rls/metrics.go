@@ -47,7 +47,7 @@ func newMetrics(maxSeries int, engine *buckets.Engine, reg prometheus.Registerer
 			Help: "Decisions by what was asked and the answer (ok, over_limit, shadow: let through, though a limit in shadow mode would have refused). Beyond TPS_MAX_SERIES names count as other.",
 		}, []string{"domain", "gateway", "endpoint", "code"}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "ratelimitd_decision_duration_seconds", Help: "Time that a decision took, without what the request was held.",
+			Name: "ratelimitd_decision_duration_seconds", Help: "Time that ratelimitd took for a decision, without what the request was held.",
 			Buckets:                     []float64{1e-6, 2.5e-6, 5e-6, 10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 100e-3, 1},
 			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160,
 		}),
@@ -57,7 +57,7 @@ func newMetrics(maxSeries int, engine *buckets.Engine, reg prometheus.Registerer
 			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160,
 		}),
 		errors: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "ratelimitd_request_errors_total", Help: "Requests answered with an error instead of a decision, by gRPC code. Envoy lets such a request through.",
+			Name: "ratelimitd_request_errors_total", Help: "Requests answered with an error instead of a decision, by gRPC code. After InvalidArgument and Unavailable Envoy lets the request through; Canceled and DeadlineExceeded are callers that went away while they were held.",
 		}, []string{"code"}),
 		grpc: requests.WithLabelValues("grpc"),
 		json: requests.WithLabelValues("json"),
@@ -81,11 +81,11 @@ func engineCollectors(engine *buckets.Engine) []prometheus.Collector {
 	counter := func(name, help string, labels prometheus.Labels, v func(buckets.Stats) uint64) prometheus.Collector {
 		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: labels}, func() float64 { return float64(v(engine.Stats())) })
 	}
-	const evicted = "Buckets evicted at TPS_MAX_BUCKETS; a full one loses nothing, of a used one the usage is forgotten."
+	const evicted = "Buckets evicted at TPS_MAX_BUCKETS, by state: full (nothing is lost) or used (its usage is forgotten)."
 	return []prometheus.Collector{
-		gauge("ratelimitd_waiters", "Requests that are held at this instant.", func(s buckets.Stats) int64 { return s.Waiters }),
-		gauge("ratelimitd_buckets", "Live buckets.", func(s buckets.Stats) int64 { return s.Buckets }),
-		gauge("ratelimitd_buckets_bounded", "Live buckets of names that no row of their domain writes out, which TPS_MAX_BUCKETS bounds.", func(s buckets.Stats) int64 { return s.Bounded }),
+		gauge("ratelimitd_waiters", "Requests that are held at this instant; TPS_MAX_WAITERS is the bound.", func(s buckets.Stats) int64 { return s.Waiters }),
+		gauge("ratelimitd_buckets", "Buckets in memory: limits in use, one for each concrete name.", func(s buckets.Stats) int64 { return s.Buckets }),
+		gauge("ratelimitd_buckets_bounded", "Of these the ones of names that no row writes out; TPS_MAX_BUCKETS is their bound.", func(s buckets.Stats) int64 { return s.Bounded }),
 		counter("ratelimitd_buckets_evicted_total", evicted, prometheus.Labels{"state": "full"}, func(s buckets.Stats) uint64 { return s.EvictedFull }),
 		counter("ratelimitd_buckets_evicted_total", evicted, prometheus.Labels{"state": "used"}, func(s buckets.Stats) uint64 { return s.EvictedUsed }),
 		counter("ratelimitd_waiters_refused_total", "Requests refused instead of held, because TPS_MAX_WAITERS or the size of one request was reached.", nil, func(s buckets.Stats) uint64 { return s.WaitersRefused }),

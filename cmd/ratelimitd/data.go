@@ -1,0 +1,52 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/gofrs/flock"
+
+	"github.com/tps-agent/ratelimitd/internal/usage"
+)
+
+// lockWithPostgres locks the data directory where the last good limits will be kept there for sure.
+func (s *server) lockWithPostgres() error {
+	if s.cfg.database == "" {
+		return nil
+	}
+	return s.lockDataDir()
+}
+
+// lockDataDir makes the data directory and keeps other processes out of it.
+func (s *server) lockDataDir() error {
+	if s.lock != nil {
+		return nil
+	}
+	if err := os.MkdirAll(s.cfg.dataDir, 0o750); err != nil {
+		return fmt.Errorf("TPS_DATA_DIR=%q: %w", s.cfg.dataDir, err)
+	}
+	lock := flock.New(filepath.Join(s.cfg.dataDir, "lock"))
+	locked, err := lock.TryLock()
+	if err != nil {
+		return fmt.Errorf("TPS_DATA_DIR=%q: locking it: %w", s.cfg.dataDir, err)
+	}
+	if !locked {
+		return fmt.Errorf("TPS_DATA_DIR=%q: another ratelimitd uses it; each process needs its own", s.cfg.dataDir)
+	}
+	s.lock = lock
+	return nil
+}
+
+// makeUsage makes what keeps the usage of long windows across restarts.
+func (s *server) makeUsage() (err error) {
+	s.usage, err = usage.New(usage.Config{Dir: s.cfg.dataDir, Prepare: s.lockDataDir}, s.engine, s.registry, s.log)
+	return err
+}
+
+// loadUsage takes over what an earlier process has used.
+func (s *server) loadUsage() error {
+	s.usage.Load(context.Background())
+	return nil
+}
