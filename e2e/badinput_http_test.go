@@ -216,7 +216,7 @@ func putInputs() []badInput {
 		return put("gateway "+what, fmt.Sprintf(`{"gateway":"%s"}`, gateway), want)
 	}
 	stored := func(gateway string, tps int) string {
-		return fmt.Sprintf(`200 {"burst":null,"domain":"","enabled":true,"endpoint":null,"gateway":%q,"max_tps":%d,"max_wait_ms":0,"note":"","per":null,"shadow":false}`, gateway, tps)
+		return fmt.Sprintf(`200 {"algorithm":"token_bucket","burst":null,"domain":"","enabled":true,"endpoint":null,"gateway":%q,"max_tps":%d,"max_wait_ms":0,"note":"","per":null,"per_seconds":1,"shadow":false}`, gateway, tps)
 	}
 	long := strings.Repeat("n", 256)
 	return []badInput{
@@ -234,6 +234,12 @@ func putInputs() []badInput {
 		column("shadow as text", `"shadow":"true"`, `422 shadow "true": is not true or false`),
 		column("note of 4097 bytes", `"note":"`+strings.Repeat("x", 4097)+`"`, `422 note "`+strings.Repeat("x", 64)+`"… (4097 bytes): is longer than 4096 bytes`),
 		column("note with NUL", `"note":"\u0000"`, `422 note "\x00": is not valid UTF-8 text`),
+		column("per_seconds 0", `"per_seconds":0`, "422 per_seconds 0: is not within 1 to 31622400"),
+		column("per_seconds of more than a year", `"per_seconds":31622401`, "422 per_seconds 31622401: is not within 1 to 31622400"),
+		column("per_seconds 0.5", `"per_seconds":0.5`, "422 per_seconds 0.5"+whole),
+		column("algorithm that is none", `"algorithm":"leaky_bucket"`, `422 algorithm "leaky_bucket": is not token_bucket, fixed_window or sliding_window`),
+		column("algorithm as a number", `"algorithm":1`, "422 algorithm 1: is no text"),
+		column("burst of a window", `"algorithm":"sliding_window","burst":5`, "422 burst 5: has no meaning with algorithm sliding_window, which has room for max_tps"),
 		column("unknown column", `"max_tpss":5`, `422 field "max_tpss": is no column of a limit`),
 		column("column in capitals", `"Max_TPS":5`, `422 field "Max_TPS": is no column of a limit`),
 		column("column twice", `"burst":1,"burst":2`, "422 burst 2: comes twice"),
@@ -281,7 +287,9 @@ func readInputs() []badInput {
 	return []badInput{
 		request(del, "without a key", limitsPath, `422 gateway "": is empty`),
 		request(del, "of what is not there", limitsPath+"?gateway=nobody", `404 deleting the limit (domain "", gateway "nobody", endpoint "", per ""): no such limit`),
-		request(del, "by an unknown parameter", limitsPath+"?gateway=good&endpiont=kept", `422 query parameter "endpiont": is none of [domain gateway endpoint per]`),
+		request(del, "by an unknown parameter", limitsPath+"?gateway=good&endpiont=kept", `422 query parameter "endpiont": is none of [domain gateway endpoint per per_seconds]`),
+		request(del, "by a window of 0", limitsPath+"?gateway=good&per_seconds=0", `422 per_seconds "0": is not within 1 to 31622400`),
+		request(del, "by a window that is no number", limitsPath+"?gateway=good&per_seconds=day", `422 per_seconds "day": is not within 1 to 31622400`),
 		request(del, "by a parameter that comes twice", limitsPath+"?gateway=good&gateway=rest", "422 query parameter gateway: comes 2 times"),
 		request(del, "by half an escape", limitsPath+"?gateway=%z", `422 query "gateway=%z": invalid URL escape "%z"`),
 		request(del, "with a semicolon", limitsPath+"?gateway=good;endpoint=kept", `422 query "gateway=good;endpoint=kept": invalid semicolon separator in query`),

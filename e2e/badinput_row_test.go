@@ -110,6 +110,8 @@ func rowInputs() []badInput {
 		spoilt("enabled NULL", "enabled = NULL", "enabled NULL"+null),
 		spoilt("shadow NULL", "shadow = NULL", "shadow NULL"+null),
 		spoilt("note of 5000 bytes", "note = repeat('x', 5000)", `note "`+strings.Repeat("x", 64)+`"… (5000 bytes): is longer than 4096 bytes`),
+		spoilt("algorithm that is none", "algorithm = 'leaky_bucket'", `algorithm "leaky_bucket": is not token_bucket, fixed_window or sliding_window`),
+		spoilt("burst of a window", "algorithm = 'fixed_window', burst = 5", "burst 5: has no meaning with algorithm fixed_window, which has room for max_tps"),
 		spoilt("two faults", "max_tps = -1, burst = 0", "burst 0: is not within 1 to 1000000000\nmax_tps -1: is not within 0 to 1000000000"),
 		stillborn("gateway NULL", key("", "", "", ""), "gateway", "NULL", `gateway "": is empty`),
 		stillborn("gateway of 256 bytes", key("", long, "", ""), "gateway", "repeat('n', 256)", "gateway "+cut),
