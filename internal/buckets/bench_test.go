@@ -13,10 +13,9 @@ const (
 	unbounded           = 1e9 // max_tps and burst of limits that refuse nothing here
 )
 
-// grid is the rows of n endpoints, a hundred of each gateway, and those of their gateways. edit
+// grid makes the rows of n endpoints, a hundred of each gateway, and those of their gateways. edit
 // changes the row of an endpoint, or adds to it.
-func grid(n int, edit func(limits.Limit) []limits.Limit) []limits.Limit {
-	rows := make([]limits.Limit, 0, n+n/endpointsPerGateway+1)
+func grid(n int, edit func(limits.Limit) []limits.Limit) (rows []limits.Limit) {
 	for i := range n {
 		gateway := fmt.Sprintf("gateway-%05x", i/endpointsPerGateway)
 		if i%endpointsPerGateway == 0 {
@@ -35,7 +34,7 @@ func asIs(l limits.Limit) []limits.Limit { return []limits.Limit{l} }
 func BenchmarkHit(b *testing.B) {
 	flat := &baseline{}
 	for _, n := range []int{10, 1_000, 100_000, 1_000_000} {
-		l := newLoad(b, Config{}, grid(n, asIs), onGrid)
+		l := &load{name: onGrid, rows: func() []limits.Limit { return grid(n, asIs) }}
 		l.bench(b, fmt.Sprintf("limits=%d/hot", n), shuffled(1, 1), nil)
 		if n >= 1_000 {
 			l.bench(b, fmt.Sprintf("limits=%d/keys=1000", n), shuffled(1_000, 1), flat)
@@ -51,12 +50,12 @@ func BenchmarkHit(b *testing.B) {
 // makes a gate and evicts one.
 func BenchmarkMiss(b *testing.B) {
 	for _, n := range []int{1_000, 1_000_000} {
-		rows := grid(n, asIs)
-		l := newLoad(b, Config{DefaultMaxTPS: unbounded}, rows, onGateway)
+		rows := func() []limits.Limit { return grid(n, asIs) }
+		l := &load{name: onUnknown, rows: rows, cfg: Config{DefaultMaxTPS: unbounded}}
 		for _, k := range []int{1, 1_000, 100_000} {
 			l.bench(b, fmt.Sprintf("limits=%d/keys=%d", n, k), shuffled(k, 1), nil)
 		}
-		bounded := newLoad(b, Config{DefaultMaxTPS: unbounded, MaxBuckets: 1_000}, rows, onGateway)
+		bounded := &load{name: onUnknown, rows: rows, cfg: Config{DefaultMaxTPS: unbounded, MaxBuckets: 1_000}}
 		bounded.bench(b, fmt.Sprintf("limits=%d/evicting", n), shuffled(100_000, 1), nil)
 	}
 }
@@ -64,27 +63,34 @@ func BenchmarkMiss(b *testing.B) {
 // BenchmarkPattern is hits of 10,000 rows with `*`, each of which matches sixteen names. At the
 // bound nearly every request looks the row up, makes a bucket and evicts one.
 func BenchmarkPattern(b *testing.B) {
-	const patterns = 10_000
-	rows := []limits.Limit{row(unbounded, unbounded, "gateway-00000")}
-	for i := range patterns {
-		rows = append(rows, row(unbounded, unbounded, "gateway-00000", fmt.Sprintf("endpoint-%04x*", i)))
-	}
-	l := newLoad(b, Config{}, rows, onEndpoint)
+	l := &load{name: onEndpoint, rows: patterns}
 	for _, k := range []int{1, 1_000, 100_000} {
 		l.bench(b, fmt.Sprintf("keys=%d", k), shuffled(k, 1), nil)
 	}
-	newLoad(b, Config{MaxBuckets: 1_000}, rows, onEndpoint).bench(b, "evicting", shuffled(100_000, 1), nil)
+	bounded := &load{name: onEndpoint, rows: patterns, cfg: Config{MaxBuckets: 1_000}}
+	bounded.bench(b, "evicting", shuffled(100_000, 1), nil)
+}
+
+func patterns() []limits.Limit {
+	rows := []limits.Limit{row(unbounded, unbounded, "gateway-00000")}
+	for i := range 10_000 {
+		rows = append(rows, row(unbounded, unbounded, "gateway-00000", fmt.Sprintf("endpoint-%04x*", i)))
+	}
+	return rows
 }
 
 // BenchmarkPer is a gateway, an endpoint, and a limit for each value of a key. At the bound nearly
 // every request makes a bucket and evicts one.
 func BenchmarkPer(b *testing.B) {
-	rows := append(grid(1, asIs), row(unbounded, unbounded, "gateway-00000", "", "user"))
-	l := newLoad(b, Config{}, rows, onUser)
+	rows := func() []limits.Limit {
+		return append(grid(1, asIs), row(unbounded, unbounded, "gateway-00000", "", "user"))
+	}
+	l := &load{name: onUser, rows: rows}
 	for _, k := range []int{1, 1_000, 1_000_000} {
 		l.bench(b, fmt.Sprintf("values=%d", k), shuffled(k, 1), nil)
 	}
-	newLoad(b, Config{MaxBuckets: 100_000}, rows, onUser).bench(b, "evicting", shuffled(1_000_000, 1), nil)
+	bounded := &load{name: onUser, rows: rows, cfg: Config{MaxBuckets: 100_000}}
+	bounded.bench(b, "evicting", shuffled(1_000_000, 1), nil)
 }
 
 // BenchmarkWindows is other windows than a second: two side by side at an endpoint, and the
@@ -96,7 +102,7 @@ func BenchmarkWindows(b *testing.B) {
 		"sliding":    func(l limits.Limit) []limits.Limit { return []limits.Limit{windowOf(l, limits.SlidingWindow, 60)} },
 	}
 	for _, name := range []string{"second+day", "fixed", "sliding"} {
-		l := newLoad(b, Config{}, grid(100_000, windows[name]), onGrid)
+		l := &load{name: onGrid, rows: func() []limits.Limit { return grid(100_000, windows[name]) }}
 		for _, k := range []int{1, 1_000, 100_000} {
 			l.bench(b, fmt.Sprintf("%s/keys=%d", name, k), shuffled(k, 1), nil)
 		}
@@ -111,7 +117,8 @@ func windowOf(l limits.Limit, a limits.Algorithm, seconds int64) limits.Limit {
 // BenchmarkUniform is hits spread evenly over 1,000,000 keys, beside bare random reads over as many
 // bytes as the live state of those keys takes. x-bare is the ratio of the two.
 func BenchmarkUniform(b *testing.B) {
-	l := newLoad(b, Config{}, grid(1_000_000, asIs), onGrid)
+	l := &load{name: onGrid, rows: func() []limits.Limit { return grid(1_000_000, asIs) }}
+	l.make(b)
 	keys := shuffled(1_000_000, 1)
 	perBucket, made := l.warmUp(b, keys)
 	memory := make([]uint64, int(perBucket*float64(made))/8)

@@ -23,6 +23,8 @@ type bucket struct {
 	key     string // in gate.endpoints or gate.others; empty for the gateway's own
 	other   bool   // lives in gate.others
 	durable bool   // its usage is to survive a restart: Engine.Usage
+	shadow  bool   // copy of limit's, like rate
+	brought bool   // limit is an override
 	dynamic int    // index in gate.dynamic plus 1; 0 = a row writes the name out
 }
 
@@ -34,7 +36,7 @@ func (b *bucket) adopt(l *limits.Limit, changedNS, nowNS int64) {
 	if old == l {
 		return
 	}
-	b.limit = l
+	b.limit, b.shadow, b.brought = l, l.Shadow, l.Gateway == ""
 	if old == nil || (old.Key == l.Key && old.Born() != l.Born() && old.Born() != 0) {
 		b.rate, b.capacity, b.window = l.Rate(), l.Capacity(), newWindow(l, 0, nowNS)
 		b.tokens, b.rem, b.lastNS = b.capacity, 0, nowNS

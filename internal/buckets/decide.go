@@ -169,13 +169,13 @@ func (d *Decision) resolveDim(i int, dim limits.Dim, value string, nowNS int64) 
 	}
 	if desc.HasEndpoint || !overridden {
 		d.key = d.key[:0].gateway(dim, value)
-		b, found := g.dimBucket(d.key, g.rules.Gateway(dim), nowNS)
+		b, found := g.dimBucket(d.key, func() *limits.Limit { return g.rules.Gateway(dim) }, nowNS)
 		d.add(i, atGateway, b, nowNS)
 		matched = found
 	}
 	if desc.HasEndpoint && !overridden {
 		d.key = d.key[:0].endpoint(dim, desc.Endpoint, value)
-		b, found := g.dimBucket(d.key, g.rules.Endpoint(desc.Endpoint, dim), nowNS)
+		b, found := g.dimBucket(d.key, func() *limits.Limit { return g.rules.Endpoint(desc.Endpoint, dim) }, nowNS)
 		d.add(i, atEndpoint, b, nowNS)
 		matched = matched || found
 	}
@@ -258,7 +258,7 @@ func (d *Decision) indexTakes() {
 // not there, or because it belongs to those who wait.
 func (t *take) lacks(need uint64) bool {
 	b := t.bucket
-	return need > 0 && !b.limit.Shadow && (b.tokens < need || b.reserved())
+	return need > 0 && !b.shadow && (b.tokens < need || b.reserved())
 }
 
 func (d *Decision) refused() bool {
@@ -320,7 +320,7 @@ func (d *Decision) statusOK(refs []ref) Status {
 func (d *Decision) shadowLacks(r *ref) bool {
 	t := &d.takes[r.take]
 	switch {
-	case !t.bucket.limit.Shadow:
+	case !t.bucket.shadow:
 		return false
 	case d.charged:
 		return t.before < r.need
@@ -330,7 +330,7 @@ func (d *Decision) shadowLacks(r *ref) bool {
 
 func (d *Decision) namedBefore(a, b *ref) bool {
 	ta, tb := &d.takes[a.take], &d.takes[b.take]
-	if sa, sb := ta.bucket.limit.Shadow, tb.bucket.limit.Shadow; sa != sb {
+	if sa, sb := ta.bucket.shadow, tb.bucket.shadow; sa != sb {
 		return sb
 	}
 	return cmp.Or(cmp.Compare(d.remaining(a), d.remaining(b)), ta.compare(tb)) < 0
@@ -338,7 +338,10 @@ func (d *Decision) namedBefore(a, b *ref) bool {
 
 // compare orders limits as ties name them: by level, then the shortest window first.
 func (t *take) compare(o *take) int {
-	return cmp.Or(cmp.Compare(t.rank, o.rank), cmp.Compare(t.bucket.limit.PerSeconds, o.bucket.limit.PerSeconds))
+	if t.rank != o.rank {
+		return cmp.Compare(t.rank, o.rank) // without a look at the limits, which are seldom in a cache
+	}
+	return cmp.Compare(t.bucket.limit.PerSeconds, o.bucket.limit.PerSeconds)
 }
 
 // remaining is what the status shows: the whole tokens, 0 while they belong to others.
@@ -351,8 +354,8 @@ func (d *Decision) remaining(r *ref) int64 {
 }
 
 func (d *Decision) name(s *Status, r *ref) {
-	l := d.takes[r.take].bucket.limit
-	s.Limit, s.Shadow, s.Override = l, l.Shadow, l.Gateway == ""
+	b := d.takes[r.take].bucket
+	s.Limit, s.Shadow, s.Override = b.limit, b.shadow, b.brought
 }
 
 // refuse fills the answer to a request that was not charged.

@@ -62,12 +62,6 @@ type Engine struct {
 
 const gateShards = 256 // power of two
 
-type gateShard struct {
-	mu    sync.RWMutex
-	gates map[uint64]*gate // by hash
-	_     [24]byte         // one cache line each, so that cores do not fight over neighbours
-}
-
 // New returns an Engine over the tables of current. It re-plans waiters whenever current
 // changes.
 func New(cfg Config, clock limits.Clock, current *limits.Current) *Engine {
@@ -80,9 +74,6 @@ func New(cfg Config, clock limits.Clock, current *limits.Current) *Engine {
 	}
 	if cfg.DefaultMaxTPS > 0 {
 		e.fallback = limits.Limit{Key: limits.Key{Gateway: "default"}, MaxTPS: cfg.DefaultMaxTPS, Enabled: true}.Compile(0)
-	}
-	for i := range e.shards {
-		e.shards[i].gates = make(map[uint64]*gate)
 	}
 	current.OnSwap(func(*limits.Table) { e.Replan() })
 	return e
@@ -216,21 +207,19 @@ func (e *Engine) gate(name gateName) *gate {
 	return e.makeGate(s, h, name)
 }
 
-// find returns a gate, nil if it is not there, its shard and its hash.
+// find returns a gate, nil if it is not there or may have been missed, its shard and its hash.
 func (e *Engine) find(name gateName) (g *gate, s *gateShard, h uint64) {
 	h = maphash.String(e.seed, name.gateway) ^ bits.RotateLeft64(maphash.String(e.seed, name.domain), 32)
 	s = &e.shards[h%gateShards]
-	s.mu.RLock()
-	defer s.mu.RUnlock()
 	return s.find(h, &name), s, h
 }
 
-func (s *gateShard) find(h uint64, name *gateName) *gate {
-	g := s.gates[h]
-	for g != nil && g.name != *name {
-		g = g.next
-	}
-	return g
+// findSurely is find where a gate must not be missed because others come or go at this instant.
+func (e *Engine) findSurely(name gateName) *gate {
+	_, s, h := e.find(name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.find(h, &name)
 }
 
 func (e *Engine) makeGate(s *gateShard, h uint64, name gateName) *gate {
@@ -240,8 +229,8 @@ func (e *Engine) makeGate(s *gateShard, h uint64, name gateName) *gate {
 		return g
 	}
 	name.domain, name.gateway = strings.Clone(name.domain), strings.Clone(name.gateway)
-	g := &gate{engine: e, id: e.ids.Add(1), name: name, hash: h, next: s.gates[h], exact: true, known: e.knowsDomain(name.domain)}
-	s.gates[h] = g
+	g := &gate{engine: e, id: e.ids.Add(1), name: name, hash: h, exact: true, known: e.knowsDomain(name.domain)}
+	s.addLocked(g)
 	e.gates.Add(1)
 	return g
 }

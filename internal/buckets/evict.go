@@ -136,19 +136,7 @@ func (g *gate) remove() {
 	s := &e.shards[g.hash%gateShards]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	at := s.gates[g.hash]
-	if at == g {
-		if g.next == nil {
-			delete(s.gates, g.hash)
-		} else {
-			s.gates[g.hash] = g.next
-		}
-	}
-	for ; at != nil; at = at.next {
-		if at.next == g {
-			at.next = g.next
-		}
-	}
+	s.removeLocked(g)
 	e.gates.Add(-1)
 }
 

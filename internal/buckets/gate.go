@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tps-agent/ratelimitd/internal/limits"
@@ -17,7 +18,7 @@ type gate struct {
 	id     uint64 // order in which requests over several gates lock them
 	name   gateName
 	hash   uint64
-	next   *gate // same hash in the shard's map; guarded by the shard
+	next   atomic.Pointer[gate] // in a chain of the shard
 
 	mu   sync.Mutex
 	dead bool // evicted: whoever held a pointer looks the gate up again
@@ -127,6 +128,9 @@ func (g *gate) writtenOut(l *limits.Limit) bool {
 // says whether a row matches, a disabled one included.
 func (g *gate) gatewayBucket(nowNS int64) (b *bucket, found bool) {
 	l := g.gatewayRow
+	if l != nil && g.own.limit == l && g.own.gen == g.gen {
+		return &g.own, true
+	}
 	if l == nil || !l.Enabled {
 		return nil, l != nil
 	}
@@ -168,8 +172,12 @@ func (g *gate) endpointBucket(endpoint string, nowNS int64) (b *bucket, found bo
 
 // dimBucket is gatewayBucket for a row of another dimension than the zero one, of the gateway or of
 // the endpoint. key is the bucket's, as levelKey makes it.
-func (g *gate) dimBucket(key []byte, l *limits.Limit, nowNS int64) (b *bucket, found bool) {
+func (g *gate) dimBucket(key []byte, row func() *limits.Limit, nowNS int64) (b *bucket, found bool) {
 	b = g.others[string(key)]
+	if b != nil && b.gen == g.gen {
+		return b, true
+	}
+	l := row()
 	switch {
 	case l == nil:
 		g.drop(b)
@@ -202,7 +210,9 @@ func (g *gate) overrideBucket(key []byte, d *Descriptor, nowNS int64) *bucket {
 }
 
 func (g *gate) settleOn(b *bucket, l *limits.Limit, nowNS int64) {
-	b.adopt(l, g.tookOverNS(b, l), nowNS)
+	if b.limit != l {
+		b.adopt(l, g.tookOverNS(b, l), nowNS)
+	}
 	b.gen = g.gen
 }
 

@@ -90,7 +90,7 @@ func (d *Decision) holdBoundNS() int64 {
 	bound := int64(MaxWait)
 	for i := range d.takes {
 		t := &d.takes[i]
-		if t.bucket.limit.Gateway == "" {
+		if t.bucket.brought {
 			return 0 // an override never holds
 		}
 		if t.lacks(t.need) {
@@ -131,7 +131,7 @@ func (d *Decision) oneEndpoint() bool {
 func (d *Decision) soonestNS(ahead uint64) int64 {
 	longest := int64(0)
 	for i := range d.takes {
-		if t := &d.takes[i]; !t.bucket.limit.Shadow && t.need > 0 {
+		if t := &d.takes[i]; !t.bucket.shadow && t.need > 0 {
 			longest = max(longest, t.bucket.queueWaitNS(ahead, t.need))
 		}
 	}

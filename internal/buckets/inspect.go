@@ -132,7 +132,7 @@ type BucketKey struct {
 func (e *Engine) Reset(k BucketKey) bool { return e.reset(e.clock.NowNS(), k) }
 
 func (e *Engine) reset(nowNS int64, k BucketKey) bool {
-	g, _, _ := e.find(gateName{shortName(k.Domain), shortName(k.Gateway), false})
+	g := e.findSurely(gateName{shortName(k.Domain), shortName(k.Gateway), false})
 	if g == nil {
 		return false
 	}

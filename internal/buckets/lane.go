@@ -88,7 +88,7 @@ func (g *gate) count(t *take, l *lane, waiters int) {
 func (w *waiter) leastNeed() uint64 {
 	least := uint64(MaxHits)
 	for i := range w.decision.takes {
-		if t := &w.decision.takes[i]; !t.bucket.limit.Shadow {
+		if t := &w.decision.takes[i]; !t.bucket.shadow {
 			least = min(least, t.need)
 		}
 	}

@@ -48,14 +48,9 @@ func (e *Engine) sweep(nowNS int64) {
 }
 
 func (s *gateShard) appendTo(gates []*gate) []*gate {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	for _, g := range s.gates {
-		for ; g != nil; g = g.next {
-			gates = append(gates, g)
-		}
-	}
-	return gates
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.allLocked(gates)
 }
 
 func (e *Engine) sweepGate(g *gate, nowNS int64) {

@@ -98,7 +98,7 @@ func (w *waiter) blocking(turn uint64, atNS int64) *bucket {
 	var narrowest *take
 	for i := range w.decision.takes {
 		t := &w.decision.takes[i]
-		if t.need == 0 || t.bucket.limit.Shadow || (narrowest != nil && !t.rank.narrower(narrowest.rank)) {
+		if t.need == 0 || t.bucket.shadow || (narrowest != nil && !t.rank.narrower(narrowest.rank)) {
 			continue
 		}
 		if t.bucket.dueNS(t.need) > atNS || t.bucket.keptFrom(turn) {
@@ -115,7 +115,7 @@ func (w *waiter) blocking(turn uint64, atNS int64) *bucket {
 func (w *waiter) dueNS() int64 {
 	dueNS := w.arrivedNS
 	for i := range w.decision.takes {
-		if t := &w.decision.takes[i]; t.need > 0 && !t.bucket.limit.Shadow {
+		if t := &w.decision.takes[i]; t.need > 0 && !t.bucket.shadow {
 			dueNS = max(dueNS, t.bucket.dueNS(t.need))
 		}
 	}

@@ -101,6 +101,7 @@ func TestTurns(t *testing.T) {
 type noDeadline struct{ testing.TB }
 
 func compareWorlds(tb testing.TB, t *rapid.T) {
+	tb.Helper()
 	rows := drawTurnRows(t)
 	often, seldom := &turnWorld{world: newWorld(tb, Config{}, rows...)}, &turnWorld{world: newWorld(tb, Config{}, rows...)}
 	both := []*turnWorld{often, seldom}
