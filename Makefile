@@ -15,13 +15,14 @@ BENCHTIME ?= 1s
 PKGS      ?= ./...
 
 # Where benchmarks and fuzz targets are: go test -bench and -fuzz would run packages without any.
-find_tests  = $(shell grep -rlE --include='*_test.go' '^func $(1)' cmd internal migrations e2e bench 2>/dev/null)
+# bench/peers is a module of its own.
+find_tests  = $(shell grep -rlE --include='*_test.go' --exclude-dir=peers '^func $(1)' cmd internal migrations e2e bench 2>/dev/null)
 BENCH_PKGS  = $(addprefix ./,$(sort $(dir $(call find_tests,Benchmark))))
 FUZZ_FILES  = $(call find_tests,Fuzz)
 # Files of the newest release that may not change any more.
 LAST_RELEASE = $(shell git describe --tags --abbrev=0 2>/dev/null)
 
-.PHONY: help run build test test/alloc test/race test/e2e bench bench/throughput fuzz lint fmt generate verify ci deps clean
+.PHONY: help run build test test/alloc test/race test/e2e bench bench/holds bench/load bench/peers bench/reload bench/throughput fuzz lint fmt generate verify ci deps clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9/]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -46,6 +47,18 @@ test/race: deps ## unit and integration tests of all packages, with the race det
 bench: ## every benchmark (BENCHTIME=1x: each once)
 	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $(BENCH_PKGS)
 
+bench/peers: ## a decision beside those of other limiters, on 1 and 2 CPUs
+	cd bench/peers && go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) -cpu 1,2 ./...
+
+bench/holds: deps ## requests that wait: memory of the engine and of the binary, CPU
+	go test -tags e2e -run '^$$' -bench . -benchtime 1x ./bench/holds
+
+bench/load: deps ## a million limits: start from Postgres and from the state file, one change among them
+	go test -tags e2e -run '^$$' -bench . -benchtime 1x ./bench/load
+
+bench/reload: ## latency of decisions while a million limits reload, alternating rounds
+	go run ./bench/reload
+
 bench/throughput: deps build ## ratelimitd beside a bare grpc-go server, same client, alternating rounds
 	go run ./bench/throughput -binary ./ratelimitd
 
@@ -60,6 +73,7 @@ fuzz: ## every fuzz target for FUZZTIME (20s)
 lint: $(LINT) ## golangci-lint, all build tags
 	$(LINT) run ./...
 	cd deploy/verify && $(LINT) run --config $(CURDIR)/.golangci.yml ./...
+	cd bench/peers && $(LINT) run --config $(CURDIR)/.golangci.yml ./...
 
 fmt: $(LINT) ## gofumpt and goimports
 	$(LINT) fmt ./...
@@ -70,6 +84,7 @@ generate: ## the settings table of README.md, the metrics table of docs/operatio
 verify: ## go.mod is tidy, generated text is up to date, released migrations are unchanged, files for Kubernetes are valid
 	go mod tidy -diff
 	cd deploy/verify && go mod tidy -diff && go test -count 1 ./...
+	cd bench/peers && go mod tidy -diff
 	go mod verify
 	go vet -tags e2e ./...
 	$(MAKE) generate
@@ -79,6 +94,7 @@ verify: ## go.mod is tidy, generated text is up to date, released migrations are
 ci: deps lint verify ## what .ci/run runs
 	$(MAKE) fuzz
 	$(MAKE) bench BENCHTIME=1x
+	$(MAKE) bench/peers BENCHTIME=1x
 	$(MAKE) test
 
 deps: ## install what is missing: C compiler (race detector), Postgres, Prometheus, h2load, Envoy

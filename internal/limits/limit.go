@@ -201,7 +201,7 @@ func Override(n uint32, windowNS, sinceNS int64) *Limit {
 
 // same tells whether two rows are equal in everything a Table looks at.
 func (l *Limit) same(o *Limit) bool {
-	return l.Key == o.Key && l.MaxTPS == o.MaxTPS && l.Algorithm == o.Algorithm && l.Enabled == o.Enabled && l.Burst == o.Burst &&
+	return l.Canonical() == o.Canonical() && l.MaxTPS == o.MaxTPS && l.Algorithm == o.Algorithm && l.Enabled == o.Enabled && l.Burst == o.Burst &&
 		l.MaxWaitMS == o.MaxWaitMS && l.Shadow == o.Shadow && l.Note == o.Note && l.Version == o.Version &&
 		l.CreatedAt.Equal(o.CreatedAt) && l.UpdatedAt.Equal(o.UpdatedAt)
 }

@@ -54,32 +54,114 @@ type Stamp struct {
 	ID       int64     // id of the newest change in it: tps_limits_history.id, or the file's own count
 	AtNS     int64     // engine's time at which it comes into force
 	LoadedAt time.Time // wall clock, for people
+
+	// Pause is called after every few hundred rows, so that whoever compiles a million of them
+	// beside requests lets these go first; nil = there is no hurry.
+	Pause func()
+}
+
+// pauseEvery is after how many rows Stamp.Pause is called.
+const pauseEvery = 256
+
+func (s *Stamp) pauseAt(row int) {
+	if s.Pause != nil && row%pauseEvery == 0 {
+		s.Pause()
+	}
 }
 
 // NewTable compiles rows. prev is the table in force, nil for the first; rows that it has
-// too keep the instant since which they are in force. Two rows of one key, or a row out of
-// bounds, make it fail with every fault named; prev stays as it is.
+// too stay as they are in it, and keep the instant since which they are in force. So a reload that
+// changes little makes little garbage. Two rows of one key, or a row out of bounds, make it fail
+// with every fault named; prev stays as it is.
 func NewTable(prev *Table, rows []Limit, stamp Stamp) (*Table, error) {
-	t := &Table{id: stamp.ID, seq: 1, atNS: stamp.AtNS, loadedAt: stamp.LoadedAt}
-	if prev != nil {
-		t.seq = prev.seq + 1
-	}
-	var errs []error
-	e := &edit{}
-	for i := range rows {
-		l := &rows[i]
-		if err := l.Validate(); err != nil {
-			errs = append(errs, fmt.Errorf("row %s: %w", l.Key, err))
-			continue
+	return NewTableFrom(prev, func(yield func(*Limit) bool) {
+		for i := range rows {
+			if !yield(&rows[i]) {
+				return
+			}
 		}
-		if had := t.put(e, t.compile(prev, l)); had {
-			errs = append(errs, fmt.Errorf("row %s: comes twice", l.Key))
+	}, stamp)
+}
+
+// NewTableFrom is NewTable for rows that are given one by one. Those of prev itself, as
+// [Table.Shared] gives them, cost next to nothing. It does not keep the others.
+func NewTableFrom(prev *Table, rows iter.Seq[*Limit], stamp Stamp) (*Table, error) {
+	t := &Table{}
+	if prev != nil {
+		*t = *prev
+	}
+	t.id, t.seq, t.atNS, t.loadedAt = stamp.ID, t.seq+1, stamp.AtNS, stamp.LoadedAt
+	r := reload{prev: prev, next: t, edit: &edit{}, seen: make(map[*Limit]struct{}, t.size)}
+	var errs []error
+	n := 0
+	for l := range rows {
+		stamp.pauseAt(n)
+		n++
+		if err := r.row(l); err != nil {
+			errs = append(errs, fmt.Errorf("row %s: %w", l.Key, err))
 		}
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
+	r.removeUnseen(stamp)
 	return t, nil
+}
+
+// reload is the making of a table from all rows.
+type reload struct {
+	prev, next *Table
+	edit       *edit
+	seen       map[*Limit]struct{} // rows of prev that are there still
+}
+
+// row takes one row.
+func (r *reload) row(l *Limit) error {
+	old := r.old(l.Canonical())
+	if old != l { // else it is good
+		if err := l.Validate(); err != nil {
+			return err
+		}
+	}
+	if old == nil {
+		if had := r.next.put(r.edit, r.next.compile(nil, l)); had {
+			return errTwice
+		}
+		return nil
+	}
+	if _, twice := r.seen[old]; twice {
+		return errTwice
+	}
+	r.seen[old] = struct{}{}
+	if old != l && !old.same(l) {
+		r.next.put(r.edit, r.next.compile(old, l))
+	}
+	return nil
+}
+
+var errTwice = errors.New("comes twice")
+
+func (r *reload) old(key Key) *Limit {
+	if r.prev == nil {
+		return nil
+	}
+	return r.prev.find(key)
+}
+
+// removeUnseen takes out what prev had and no row says any more.
+func (r *reload) removeUnseen(stamp Stamp) {
+	if r.prev == nil || len(r.seen) == r.prev.size {
+		return
+	}
+	n := 0
+	for l := range r.prev.All() {
+		if n++; n%pauseEvery == 0 {
+			stamp.pauseAt(n)
+		}
+		if _, there := r.seen[l]; !there {
+			r.next.remove(r.edit, l.Key)
+		}
+	}
 }
 
 // Apply returns a table with the changes made, in their order. t stays as it is; what no
@@ -99,25 +181,24 @@ func (t *Table) Apply(changes []Change, stamp Stamp) (*Table, error) {
 		if err := c.Limit.Validate(); err != nil {
 			return nil, fmt.Errorf("row %s: %w", c.Key, err)
 		}
-		next.put(e, next.compile(&next, c.Limit))
+		next.put(e, next.compile(next.find(c.Key.Canonical()), c.Limit))
 	}
 	return &next, nil
 }
 
-func (t *Table) compile(prev *Table, l *Limit) *Limit {
+// compile works out what a request needs of l, which takes the place of old; nil = it is a new row.
+func (t *Table) compile(old, l *Limit) *Limit {
 	c := l.Compile(t.atNS)
 	c.born = t.seq
-	if prev == nil {
+	if old == nil {
 		return c
 	}
-	if old := prev.find(c.Key); old != nil {
-		c.born = old.born
-		if c.rate == old.rate && c.burst == old.burst && c.Algorithm == old.Algorithm {
-			c.sinceNS = old.sinceNS
-		}
-		if old.same(c) {
-			return old
-		}
+	c.born = old.born
+	if c.rate == old.rate && c.burst == old.burst && c.Algorithm == old.Algorithm {
+		c.sinceNS = old.sinceNS
+	}
+	if old.same(c) {
+		return old
 	}
 	return c
 }
@@ -229,6 +310,18 @@ func (t *Table) remove(e *edit, key Key) {
 	} else {
 		t.patterns.remove(e, name(key.Domain))
 	}
+}
+
+// Shared returns the table's own row where that says the same as l, else a copy of l. The table may
+// be nil.
+func (t *Table) Shared(l *Limit) *Limit {
+	if t != nil {
+		if old := t.find(l.Canonical()); old != nil && old.same(l) {
+			return old
+		}
+	}
+	c := *l
+	return &c
 }
 
 // Find returns the row of exactly this key, nil if there is none.

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
 	"github.com/tps-agent/ratelimitd/internal/limits"
@@ -38,6 +39,21 @@ func TestFirstLoad(t *testing.T) {
 	}
 	r.wantMetric(t, 1, "ratelimitd_postgres_up")
 	r.wantMetric(t, 0, "ratelimitd_limits_stale")
+}
+
+// All rows come the same however the operator has queries made.
+func TestFirstLoadInEveryModeOfQueries(t *testing.T) {
+	db := testenv.Database(t)
+	conn := testenv.Connect(t, db)
+	exec(t, conn, `INSERT INTO tps_limits (domain, gateway, endpoint, per, max_tps, enabled, burst, max_wait_ms, shadow, note, per_seconds)
+		VALUES ('d', 'g', 'e', 'p', 7, false, 3, 250, true, E'two\nlines', 60); INSERT INTO tps_limits (gateway, max_tps, algorithm) VALUES ('bare', 1000000000, 'fixed_window')`)
+	want := rows(follow(t, pgsync.Config{ConnString: db, PollInterval: never}).current.Load())
+	for _, mode := range []string{"exec", "simple_protocol", "describe_exec", "cache_describe"} {
+		r := follow(t, pgsync.Config{ConnString: db + "&default_query_exec_mode=" + mode, PollInterval: never})
+		if diff := cmp.Diff(want, rows(r.current.Load())); diff != "" || len(want) != 2 {
+			t.Errorf("%d limits in mode %s (-default +mode):\n%s", len(want), mode, diff)
+		}
+	}
 }
 
 // With a poll that never comes only NOTIFY can tell of the change.

@@ -9,7 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -36,6 +35,8 @@ type stateHeader struct {
 	ID       int64     `json:"id"`       // newest change
 	Rows     int       `json:"rows"`
 	LoadedAt time.Time `json:"loaded_at"` // from Postgres
+
+	atMost int // rows that a file of its size can have
 }
 
 func (s *Sync) statePath() string { return filepath.Join(s.cfg.DataDir, stateFile) }
@@ -114,7 +115,7 @@ func (s *Sync) recall(ctx context.Context) *stateHeader {
 	}
 	atomicfile.RemoveLeft(s.statePath())
 	var h *stateHeader
-	err := s.readState(func(header stateHeader, _ *json.Decoder) error {
+	err := s.readState(func(header stateHeader, _ *bufio.Reader) error {
 		h = &header
 		return nil
 	})
@@ -140,21 +141,6 @@ func (s *Sync) unusable(ctx context.Context, err error) {
 	s.log.ErrorContext(ctx, "the last good limits cannot be used", slog.Any("error", err))
 }
 
-// readState opens the state file, reads its first line, and gives the rest to read.
-func (s *Sync) readState(read func(stateHeader, *json.Decoder) error) error {
-	f, err := os.Open(s.statePath())
-	if err != nil {
-		return fmt.Errorf("opening the state file: %w", err)
-	}
-	defer func() { _ = f.Close() }() // it was only read
-	dec := json.NewDecoder(bufio.NewReaderSize(f, 1<<16))
-	var h stateHeader
-	if err := dec.Decode(&h); err != nil {
-		return fmt.Errorf("reading the head of %s: %w", s.statePath(), err)
-	}
-	return read(h, dec)
-}
-
 // standIn puts the saved limits in force if Postgres does not answer within StartTimeout, or its
 // first answer is of no use.
 func (s *Sync) standIn(ctx context.Context, saved *stateHeader, tried <-chan struct{}) {
@@ -168,8 +154,8 @@ func (s *Sync) standIn(ctx context.Context, saved *stateHeader, tried <-chan str
 		return
 	}
 	var rows []limits.Limit
-	err := s.readState(func(h stateHeader, dec *json.Decoder) (err error) {
-		rows, err = s.readSaved(ctx, h, dec)
+	err := s.readState(func(h stateHeader, r *bufio.Reader) (err error) {
+		rows, err = s.readSaved(ctx, h, r)
 		return err
 	})
 	if err == nil {
@@ -183,23 +169,6 @@ func (s *Sync) standIn(ctx context.Context, saved *stateHeader, tried <-chan str
 	if err != nil {
 		s.unusable(ctx, err)
 	}
-}
-
-// readSaved returns the rows of the state file; those that this release calls bad are passed over.
-func (s *Sync) readSaved(ctx context.Context, h stateHeader, dec *json.Decoder) (rows []limits.Limit, err error) {
-	for i := range h.Rows {
-		var r limits.Row
-		if err := dec.Decode(&r); err != nil {
-			return nil, fmt.Errorf("reading row %d of %d of %s: %w", i+1, h.Rows, s.statePath(), err)
-		}
-		l, err := r.Limit()
-		if err != nil {
-			s.passOver(ctx, l.Key, err)
-			continue
-		}
-		rows = append(rows, l)
-	}
-	return rows, nil
 }
 
 func (s *Sync) serveSaved(ctx context.Context, h *stateHeader, rows []limits.Limit) (*limits.Table, error) {

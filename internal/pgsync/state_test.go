@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -145,6 +146,58 @@ func TestAStateFileThatIsOfNoUse(t *testing.T) {
 				return nil
 			})
 			r.wantMetric(t, c.errors, "ratelimitd_limits_load_errors_total", "reason", "state_file")
+		})
+	}
+}
+
+// A file of many rows is read in parts, several at a time. That shows neither in what is served nor
+// in what is said of the first row that cannot be read.
+func TestAStateFileOfManyRows(t *testing.T) {
+	const all, cut = 30_000, 20_000
+	lines := []string{fmt.Sprintf(`{"database":"127.0.0.1:1/d","id":7,"rows":%d,"loaded_at":"2026-01-02T03:04:05Z"}`, all)}
+	for i := range int64(all) {
+		lines = append(lines, fmt.Sprintf(`{"gateway":"g%d","max_tps":%d}`, i, i))
+	}
+	served := func(t *testing.T, lines []string) *replica {
+		t.Helper()
+		cfg := impatient(nobody)
+		cfg.DataDir = t.TempDir()
+		writeState(t, cfg, lines...)
+		return start(t, cfg)
+	}
+	t.Run("good", func(t *testing.T) {
+		r := served(t, lines)
+		r.waitFault(t, fmt.Sprintf("%d limits are served", all))
+		for _, i := range []int64{0, 1, 4095, 4096, cut, all - 1} {
+			if got := r.maxTPS(fmt.Sprintf("g%d", i)); got != i {
+				t.Errorf("the limit of row %d is %d", i+1, got)
+			}
+		}
+	})
+	t.Run("bad rows", func(t *testing.T) {
+		bad := slices.Clone(lines)
+		for i := 1; i <= 100; i++ {
+			bad[i] = `{"gateway":"bad","max_tps":-1}`
+		}
+		r := served(t, bad)
+		r.waitFault(t, fmt.Sprintf("%d limits are served", all-100))
+		r.wantMetric(t, 100, "ratelimitd_limits_load_errors_total", "reason", "invalid_row")
+		if n := strings.Count(r.logs.String(), "max_tps -1"); n != 10 {
+			t.Errorf("100 bad rows are logged %d times, want 10", n)
+		}
+	})
+	for what, lines := range map[string][]string{
+		"cut":                       lines[:cut],
+		"two rows that are no JSON": append(slices.Clone(lines[:cut]), append([]string{"{", "{"}, lines[cut+2:]...)...),
+	} {
+		t.Run(what, func(t *testing.T) {
+			r := served(t, lines)
+			testenv.Eventually(t, patience, "logging it", func() error {
+				if want := fmt.Sprintf("reading row %d of %d", cut, all); !strings.Contains(r.logs.String(), want) {
+					return fmt.Errorf("the logs do not say %s", want)
+				}
+				return nil
+			})
 		})
 	}
 }

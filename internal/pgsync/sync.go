@@ -194,5 +194,5 @@ func (s *Sync) markDirty() {
 
 // stamp is that of a table that shows the state after a change and comes into force at once.
 func (s *Sync) stamp(id int64) limits.Stamp {
-	return limits.Stamp{ID: id, AtNS: s.clock.NowNS(), LoadedAt: time.Now()}
+	return limits.Stamp{ID: id, AtNS: s.clock.NowNS(), LoadedAt: time.Now(), Pause: s.pause()}
 }
