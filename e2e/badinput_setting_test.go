@@ -104,14 +104,17 @@ func databaseSettings() []badInput {
 		bad("TPS_SINKS", "postgres", "names postgres, but no database is set"),
 		bad("TPS_SINKS", "prometheus,statsd", `"statsd" is not postgres or prometheus, the sinks of this version`),
 		setting("TPS_DATA_DIR below a file", `TPS_DATA_DIR="$dir/text/data": mkdir $dir/text: not a directory`, "TPS_DATABASE_URL=postgres://127.0.0.1:1/d", "TPS_DATA_DIR=$dir/text/data"),
-		unsupported("TPS_REDIS_URL"), unsupported("TPS_CONFIG_DIR"), unsupported("TPS_CONFIG_XDS"),
-		unsupported("TPS_COLLECTOR_URL"), unsupported("TPS_SPOOL_MAX"), unsupported("TPS_RETENTION"),
+		unsupported("TPS_REDIS_URL"), unsupported("TPS_COLLECTOR_URL"), unsupported("TPS_CONFIG_XDS"),
+		bad("TPS_CONFIG_XDS", "envoy-gateway:18001", notSupported), bad("TPS_CONFIG_DIR", "/config", notSupported),
+		bad("TPS_SPOOL_MAX", "4GiB", notSupported), bad("TPS_RETENTION", "raw=30d,second=7d", notSupported),
 	}
 }
 
-// unsupported is a variable of other versions; its value may hold a secret.
+const notSupported = "is set, but this version of ratelimitd does not support it"
+
+// unsupported is a variable of other versions, with a secret in its value.
 func unsupported(name string) badInput {
-	return setting(name, name+" is set, but this version of ratelimitd does not support it", name+"=redis://:s3cret@h")
+	return setting(name, name+"=***: "+notSupported, name+"=redis://:s3cret@h")
 }
 
 func boundedSettings() []badInput {
@@ -155,7 +158,8 @@ func fileSettings() []badInput {
 		return fmt.Sprintf(`TPS_TLS_CERT="$dir/%s" with TPS_TLS_KEY="$dir/text": tls: failed to find any PEM data in certificate input`, file)
 	}
 	return []badInput{
-		setting("TPS_TLS_CERT alone", "TPS_TLS_CERT and TPS_TLS_KEY: one is set without the other", "TPS_TLS_CERT=$dir/text"),
+		setting("TPS_TLS_CERT alone", `TPS_TLS_CERT="$dir/text": is set, but TPS_TLS_KEY is not`, "TPS_TLS_CERT=$dir/text"),
+		setting("TPS_TLS_KEY alone", `TPS_TLS_KEY="$dir/text": is set, but TPS_TLS_CERT is not`, key),
 		setting("TPS_TLS_CERT that is not there", "reading TPS_TLS_CERT: open $dir/none: no such file or directory", "TPS_TLS_CERT=$dir/none", key),
 		setting("TPS_TLS_CERT with a line end", "reading TPS_TLS_CERT: open $dir/none; ratelimitd: all is well: no such file or directory", "TPS_TLS_CERT=$dir/none\nratelimitd: all is well", key),
 		setting("TPS_TLS_CERT that is a directory", "reading TPS_TLS_CERT: read $dir: is a directory", "TPS_TLS_CERT=$dir", key),

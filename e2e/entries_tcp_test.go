@@ -47,6 +47,19 @@ var tcpEntries = []tcpEntry{
 			tb.Fatal(err)
 		}
 	}, connection(true, false)},
+	{"idle for too long", func(tb testing.TB, s *stack) {
+		tb.Helper()
+		conn := s.dial(tb)
+		defer func() { _ = conn.Close() }() // Envoy has ended it
+		assertEnded(tb, conn)
+	}, connection(true, false)},
+	{"as long as it may last", func(tb testing.TB, s *stack) {
+		tb.Helper()
+		conn := s.dial(tb)
+		defer func() { _ = conn.Close() }() // Envoy has ended it
+		go keepBusy(conn)
+		assertEnded(tb, conn)
+	}, connection(true, false)},
 	{"refused by a limit", func(tb testing.TB, s *stack) {
 		tb.Helper()
 		s.setLimits(tb, "INSERT INTO tps_limits (gateway, max_tps) VALUES ('db-main', 0)")
@@ -76,6 +89,34 @@ func (s *stack) dial(tb testing.TB) net.Conn {
 	return conn
 }
 
+// endsConnections is envoy-tcp.yaml with both of the ways in which it ends connections on purpose.
+func endsConnections(tb testing.TB, config string) string {
+	tb.Helper()
+	return replaceOnce(tb, config, "          cluster: app\n", `          cluster: app
+          idle_timeout: 1s
+          max_downstream_connection_duration: 3s
+`)
+}
+
+// keepBusy sends bytes that are no whole request, until the connection ends.
+func keepBusy(conn net.Conn) {
+	for range time.Tick(200 * time.Millisecond) {
+		if _, err := io.WriteString(conn, "G"); err != nil {
+			return
+		}
+	}
+}
+
+// assertEnded waits until Envoy ends a connection on which nothing came.
+func assertEnded(tb testing.TB, conn net.Conn) {
+	tb.Helper()
+	answer, err := io.ReadAll(conn)
+	var timeout net.Error
+	if errors.As(err, &timeout) && timeout.Timeout() || len(answer) > 0 {
+		tb.Errorf("%q came, then %v, want the end of the connection", answer, err)
+	}
+}
+
 // converse sends a request on a connection of its own, and returns what comes until its end.
 func (s *stack) converse(tb testing.TB, headers string) string {
 	tb.Helper()
@@ -92,7 +133,10 @@ func (s *stack) converse(tb testing.TB, headers string) string {
 
 // What Envoy logs of every way a connection can end, and the row that it becomes.
 func TestEntriesOfTCP(t *testing.T) {
-	s := newStack(t, stackConfig{envoy: "envoy-tcp.yaml", env: []string{"TPS_FLUSH_INTERVAL=100ms"}})
+	s := newStack(t, stackConfig{
+		envoy: "envoy-tcp.yaml", env: []string{"TPS_FLUSH_INTERVAL=100ms"},
+		edit: func(config string) string { return endsConnections(t, config) },
+	})
 	for i, e := range tcpEntries {
 		e.do(t, s)
 		testenv.Eventually(t, 20*time.Second, "the row of "+e.name, func() error {

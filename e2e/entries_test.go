@@ -69,6 +69,9 @@ var httpEntries = []logged{
 	{"grpc-trailer-0", callsGRPC, decidedAs("grpc-trailer-0", 200, true)},
 	{"grpc-header-14", callsGRPC, decidedAs("grpc-header-14", 200, false)},
 	{"grpc-cut", callsGRPC, decidedAs("grpc-cut", 200, false)},
+	{"grpc-refused", callsGRPC, decidedAs("grpc-refused", 200, false)},
+	{"grpc-no-route", callsGRPC, undecided("grpc-no-route", 200, false)},
+	{"idle-cut", answers(200), decidedAs("idle-cut", 200, false)},
 	{"cut-before", answers(503), decidedAs("cut-before", 503, false)},
 	{"cut-within", answers(200), decidedAs("cut-within", 200, false)},
 	{"refused", answers(503), decidedAs("refused", 503, false)},
@@ -81,18 +84,19 @@ var httpEntries = []logged{
 	{"", sendsNoHTTP, undecided("", 400, true)},
 }
 
-// entriesEnvoy is envoy.yaml with an upstream that refuses, one that speaks HTTP/2, and a route
-// that ends.
+// entriesEnvoy is envoy.yaml with an upstream that refuses, one that speaks HTTP/2, a route that
+// ends, and one on which silence ends a response.
 func entriesEnvoy(tb testing.TB, config string) string {
 	tb.Helper()
 	config = replaceOnce(tb, config, "timeout: 30s  ", "timeout: 1s  ")
 	config = replaceOnce(tb, config, `              - name: api                       # the route_name of access logs
                 match: { prefix: "/" }
-`, `              - { name: gone, match: { prefix: "/", headers: [{ name: x-endpoint, string_match: { exact: refused } }] }, route: { cluster: gone, rate_limits: &limits [
+`, `              - { name: gone, match: { prefix: "/", headers: [{ name: x-endpoint, string_match: { suffix: refused } }] }, route: { cluster: gone, rate_limits: &limits [
                   { stage: 0, actions: [{ generic_key: { descriptor_key: gateway, descriptor_value: gw-main } }, { request_headers: { header_name: x-endpoint, descriptor_key: endpoint } }] }] } }
-              - { name: grpc, match: { prefix: "/", headers: [{ name: x-endpoint, string_match: { prefix: grpc- } }] }, route: { cluster: h2, rate_limits: *limits } }
+              - { name: grpc, match: { prefix: "/", headers: [{ name: x-endpoint, string_match: { prefix: grpc- } }, &routed { name: x-endpoint, string_match: { suffix: no-route }, invert_match: true }] }, route: { cluster: h2, rate_limits: *limits } }
+              - { name: idle, match: { prefix: "/", headers: [{ name: x-endpoint, string_match: { exact: idle-cut } }] }, route: { cluster: app, idle_timeout: 0.5s, rate_limits: *limits } }
               - name: api
-                match: { prefix: "/", headers: [{ name: x-endpoint, string_match: { exact: no-route }, invert_match: true }] }
+                match: { prefix: "/", headers: [*routed] }
 `)
 	_, app, _ := strings.Cut(config, "  - name: app ")
 	app = "  - name: app " + app
@@ -123,6 +127,11 @@ func misbehaving(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, "half") // the client may be gone
 		_ = http.NewResponseController(w).Flush()
 		panic(http.ErrAbortHandler)
+	case "idle-cut":
+		w.Header().Set("Content-Length", "8")
+		_, _ = io.WriteString(w, "half") // the client may be gone
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
 	case "too-late", "left-working", "reset-working":
 		<-r.Context().Done()
 	case "grpc-trailer-13":
@@ -239,21 +248,47 @@ func TestEntriesOfHTTP(t *testing.T) {
 	s.setLimits(t, `INSERT INTO tps_limits (gateway, endpoint, max_tps, burst, max_wait_ms) VALUES
 		('gw-main', '*', 1000, 1000, 0), ('gw-main', 'closed', 0, NULL, 0), ('gw-main', 'grpc-limited', 0, NULL, 0),
 		('gw-main', 'held', 10, 1, 10000), ('gw-main', 'left-held', 1, 1, 1000000), ('gw-main', 'reset-held', 1, 1, 1000000)`)
-	requests := len(httpEntries)
-	for _, e := range httpEntries {
+	s.assertEntries(t, httpEntries)
+}
+
+// Where Envoy does not log grpc-status, its flags tell of what it answered itself, and nothing
+// tells of the upstream's own errors.
+func TestEntriesWithoutGRPCStatus(t *testing.T) {
+	s := newStack(t, stackConfig{
+		envoy: "envoy-hold.yaml", upstream: http.HandlerFunc(misbehaving),
+		edit: func(config string) string {
+			config = replaceOnce(t, config, "additional_response_headers_to_log: [grpc-status]", "")
+			return entriesEnvoy(t, replaceOnce(t, config, "additional_response_trailers_to_log: [grpc-status]", ""))
+		},
+	})
+	s.assertEntries(t, []logged{
+		{"grpc-refused", callsGRPC, decidedAs("grpc-refused", 200, false)},
+		{"grpc-no-route", callsGRPC, undecided("grpc-no-route", 200, false)},
+		{"grpc-cut", callsGRPC, decidedAs("grpc-cut", 200, false)},
+		{"idle-cut", answers(200), decidedAs("idle-cut", 200, false)},
+		{"grpc-trailer-0", callsGRPC, decidedAs("grpc-trailer-0", 200, true)},
+		{"grpc-trailer-13", callsGRPC, decidedAs("grpc-trailer-13", 200, true)},
+		{"grpc-header-14", callsGRPC, decidedAs("grpc-header-14", 200, true)},
+	})
+}
+
+// assertEntries does what entries say, and compares the rows.
+func (s *stack) assertEntries(tb testing.TB, entries []logged) {
+	tb.Helper()
+	for _, e := range entries {
 		if strings.HasSuffix(e.endpoint, "held") { // one that takes the room
-			s.charge(t, e.endpoint)
+			s.charge(tb, e.endpoint)
 		}
-		e.do(t, s, e.endpoint)
+		e.do(tb, s, e.endpoint)
 	}
-	s.awaitRows(t, requests)
-	for _, e := range httpEntries {
-		got := queryRecorded(t, s, "endpoint = $1", e.endpoint)
+	s.awaitRows(tb, len(entries))
+	for _, e := range entries {
+		got := queryRecorded(tb, s, "endpoint = $1", e.endpoint)
 		if diff := cmp.Diff([]recorded{e.want}, got); diff != "" {
-			t.Errorf("endpoint %q (-want +got):\n%s", e.endpoint, diff)
+			tb.Errorf("endpoint %q (-want +got):\n%s", e.endpoint, diff)
 		}
 	}
-	s.neverFailedOpen(t)
+	s.neverFailedOpen(tb)
 }
 
 // charge takes so many hits of an endpoint that the next request has to wait, though not through

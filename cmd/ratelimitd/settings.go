@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -161,8 +160,11 @@ func (r *reader) rest(c *config) {
 		r.fail("TPS_API_TOKENS", err.Error())
 	}
 	c.serverID = r.serverID()
-	if (c.tls.Cert == "") != (c.tls.Key == "") {
-		r.errs = append(r.errs, errors.New("TPS_TLS_CERT and TPS_TLS_KEY: one is set without the other"))
+	if c.tls.Cert != "" && c.tls.Key == "" {
+		r.fail("TPS_TLS_CERT", "is set, but TPS_TLS_KEY is not")
+	}
+	if c.tls.Key != "" && c.tls.Cert == "" {
+		r.fail("TPS_TLS_KEY", "is set, but TPS_TLS_CERT is not")
 	}
 	if c.tls.ClientCA != "" && c.tls.Cert == "" {
 		r.fail("TPS_TLS_CLIENT_CA", "is set, but TPS_TLS_CERT is not")
@@ -176,7 +178,7 @@ func (r *reader) rest(c *config) {
 	r.sinks(c)
 	for _, name := range unsupported {
 		if r.env[name] != "" {
-			r.errs = append(r.errs, fmt.Errorf("%s is set, but this version of ratelimitd does not support it", name))
+			r.fail(name, "is set, but this version of ratelimitd does not support it")
 		}
 	}
 }
@@ -186,6 +188,10 @@ func newReader(s *settings, env []string) *reader {
 	for _, pair := range env {
 		name, value, _ := strings.Cut(pair, "=")
 		r.env[name] = value
+	}
+	for _, name := range unsupported {
+		r.values[name] = r.env[name]
+		r.secret[name] = strings.HasSuffix(name, "_URL") || strings.Contains(r.env[name], "@") // user:password@host
 	}
 	v := reflect.ValueOf(s).Elem()
 	for i := range v.NumField() {

@@ -10,7 +10,7 @@ import (
 
 // variables are all that resolve knows of, and one that it does not.
 func variables() (names []string, secret map[string]bool) {
-	names, secret = append([]string{"TPS_ODD"}, unsupported...), map[string]bool{"TPS_REDIS_URL": true}
+	names, secret = append([]string{"TPS_ODD"}, unsupported...), map[string]bool{"TPS_REDIS_URL": true, "TPS_COLLECTOR_URL": true}
 	for field := range reflect.TypeFor[settings]().Fields() {
 		names = append(names, field.Tag.Get("setting"))
 		secret[field.Tag.Get("setting")] = field.Tag.Get("secret") != ""

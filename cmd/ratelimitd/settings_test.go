@@ -210,7 +210,9 @@ func TestBadValues(t *testing.T) {
 		{"TPS_LOG_FORMAT=xml", `TPS_LOG_FORMAT="xml": is not one of text, json`},
 		{"TPS_API_TOKENS=s3cret", `TPS_API_TOKENS=***: entry 1: is not role:token`},
 		{"TPS_API_TOKENS=s3cret:x,write:s3cret,:", `TPS_API_TOKENS=***: entry 1: its role is not read or write; entry 3: is not role:token`},
-		{"TPS_TLS_CERT=c", "TPS_TLS_CERT and TPS_TLS_KEY: one is set without the other"},
+		{"TPS_TLS_CERT=c", `TPS_TLS_CERT="c": is set, but TPS_TLS_KEY is not`},
+		{"TPS_TLS_KEY=k", `TPS_TLS_KEY="k": is set, but TPS_TLS_CERT is not`},
+		{"TPS_RETENTION=raw=7d", `TPS_RETENTION="raw=7d": is set, but this version of ratelimitd does not support it`},
 		{"TPS_TLS_CLIENT_CA=ca", `TPS_TLS_CLIENT_CA="ca": is set, but TPS_TLS_CERT is not`},
 		{"TPS_DB_HOST=h TPS_DB_PORT=x", `TPS_DB_PORT="x"` + whole + "1 to 65535"},
 		{"TPS_DB_HOST=h TPS_DB_PORT=tcp://10.0.0.1:5432", `TPS_DB_PORT="tcp://10.0.0.1:5432"` + whole + `1 to 65535 (it looks like Kubernetes' service links: set enableServiceLinks: false in the pod)`},
@@ -221,7 +223,10 @@ func TestBadValues(t *testing.T) {
 		{"TPS_DATABASE_URL=mysql://u:s3cret@h/d", `TPS_DATABASE_URL=***: is no address of a Postgres database`},
 		{"TPS_DATABASE_URL=postgres://u:p@h/d?pool_max_conns=x", `TPS_DATABASE_URL=***: is no address of a Postgres database`},
 		{"TPS_DATABASE_URL=postgres://u:s3cret@h/d?sslmode=verify-full&sslrootcert=/nope", `: open /nope: no such file or directory`},
-		{"TPS_REDIS_URL=redis://:s3cret@h", "TPS_REDIS_URL is set, but this version of ratelimitd does not support it"},
+		{"TPS_REDIS_URL=redis://:s3cret@h", "TPS_REDIS_URL=***: is set, but this version of ratelimitd does not support it"},
+		{"TPS_COLLECTOR_URL=http://h/?token=s3cret", "TPS_COLLECTOR_URL=***: is set, but this version of ratelimitd does not support it"},
+		{"TPS_CONFIG_XDS=u:s3cret@h:18001", "TPS_CONFIG_XDS=***: is set, but this version of ratelimitd does not support it"},
+		{"TPS_CONFIG_XDS=h:18001", `TPS_CONFIG_XDS="h:18001": is set, but this version of ratelimitd does not support it`},
 	} {
 		_, err := resolve(t, nil, strings.Fields(c.set))
 		if err == nil {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -21,6 +22,7 @@ import (
 	monitoring "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	istiomesh "istio.io/api/mesh/v1alpha1"
 	istionetworking "istio.io/api/networking/v1alpha3"
 	istiotelemetry "istio.io/api/telemetry/v1alpha1"
 	apps "k8s.io/api/apps/v1"
@@ -231,10 +233,69 @@ func TestChartRefuses(t *testing.T) {
 		"drain.delaySeconds=60":               "drain.delaySeconds: is a part of drain.timeSeconds",
 		"replica=3":                           "replica",
 		"replicas=many":                       "replicas",
+		"env.PATH=/":                          "PATH",
+		"env.TPS_DB_PASSWORD=s3cret":          "env.TPS_DB_PASSWORD: is not for env; the chart sets it by database.secretName",
 	} {
-		if _, err := render(t, []string{set}); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: got %v, want an error with %q", set, err, want)
+		assertRefused(t, want, "--set", set)
+	}
+	for _, name := range ownVariables(t) {
+		assertRefused(t, "env."+name+": is not for env", "--set", "env."+name+"=1")
+	}
+	assertRefused(t, "/env/TPS_MAX_SERIES", "--values", valuesFile(t, "env: { TPS_MAX_SERIES: 1.5 }"))
+}
+
+func assertRefused(tb testing.TB, want string, args ...string) {
+	tb.Helper()
+	_, err := helm(tb, append([]string{"template", "edge", chart, "--kube-version", kubeVersion}, args...)...)
+	if err == nil || !strings.Contains(err.Error(), want) {
+		tb.Errorf("%v: got %v, want an error with %q", args, err, want)
+	}
+}
+
+// ownVariables are those that the template of the pod sets itself.
+func ownVariables(tb testing.TB) (names []string) {
+	tb.Helper()
+	body, err := os.ReadFile(chart + "/templates/deployment.yaml")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile(`name: (TPS_[A-Z_]+)`).FindAllStringSubmatch(string(body), -1) {
+		names = append(names, m[1])
+	}
+	if len(names) < 10 {
+		tb.Fatalf("only %v were found", names)
+	}
+	return names
+}
+
+func valuesFile(tb testing.TB, body string) string {
+	tb.Helper()
+	path := filepath.Join(tb.TempDir(), "values.yaml")
+	if err := os.WriteFile(path, []byte(body), 0o600); err != nil {
+		tb.Fatal(err)
+	}
+	return path
+}
+
+// Numbers of a file come as floats, which is no matter of --set.
+func TestEnvOfAValuesFile(t *testing.T) {
+	file := valuesFile(t, `env: { TPS_MAX_BUCKETS: 5000000, TPS_DEFAULT_MAX_TPS: 1_000_000_000, TPS_MAX_WAITERS: 7, GOGC: -1, TPS_MAX_SERIES: "2000000", TPS_MIGRATE: false, TPS_POLL_INTERVAL: 1.5s }`)
+	manifests, err := helm(t, "template", "edge", chart, "--kube-version", kubeVersion, "--values", file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, own := map[string]string{}, ownVariables(t)
+	for _, v := range decode(t, manifests)["Deployment"][0].(*apps.Deployment).Spec.Template.Spec.Containers[0].Env {
+		if !slices.Contains(own, v.Name) {
+			got[v.Name] = v.Value
 		}
+	}
+	want := map[string]string{
+		"TPS_MAX_BUCKETS": "5000000", "TPS_DEFAULT_MAX_TPS": "1000000000", "TPS_MAX_WAITERS": "7", "GOGC": "-1",
+		"TPS_MAX_SERIES": "2000000", "TPS_MIGRATE": "false", "TPS_POLL_INTERVAL": "1.5s",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("env (-want +got):\n%s", diff)
 	}
 }
 
@@ -252,6 +313,48 @@ func TestFilesOfControlPlanes(t *testing.T) {
 			t.Errorf("%s: kinds (-want +got):\n%s", file, diff)
 		}
 	}
+}
+
+// Without grpc-status in the access log an upstream's own gRPC error counts as a success.
+func TestControlPlanesLogGRPCStatus(t *testing.T) {
+	want := []string{"grpc-status"}
+	provider := meshConfig(t).GetExtensionProviders()[0].GetEnvoyHttpAls()
+	headers, trailers := provider.GetAdditionalResponseHeadersToLog(), provider.GetAdditionalResponseTrailersToLog()
+	if !slices.Equal(headers, want) || !slices.Equal(trailers, want) {
+		t.Errorf("istio.yaml logs the headers %v and the trailers %v, want %v", headers, trailers, want)
+	}
+	body, err := os.ReadFile(filepath.Join(root, "envoy", "envoy-gateway.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := decode(t, string(body))["EnvoyProxy"][0].(*envoygateway.EnvoyProxy)
+	log := proxy.Spec.Telemetry.AccessLog.Settings[0].Sinks[0].ALS.HTTP
+	if !slices.Equal(log.ResponseHeaders, want) || !slices.Equal(log.ResponseTrailers, want) {
+		t.Errorf("envoy-gateway.yaml logs the headers %v and the trailers %v, want %v", log.ResponseHeaders, log.ResponseTrailers, want)
+	}
+}
+
+// meshConfig is what a comment of istio.yaml says about the configuration of the mesh.
+func meshConfig(tb testing.TB) *istiomesh.MeshConfig {
+	tb.Helper()
+	body, err := os.ReadFile(filepath.Join(root, "envoy", "istio.yaml"))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	_, comment, ok := strings.Cut(string(body), "in meshConfig:\n#\n")
+	if !ok {
+		tb.Fatal("istio.yaml says nothing of the meshConfig")
+	}
+	comment, _, _ = strings.Cut(comment, "\napiVersion:")
+	doc, err := sigsyaml.YAMLToJSON([]byte(strings.ReplaceAll("\n"+comment, "\n#", "\n")))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	config := new(istiomesh.MeshConfig)
+	if err := protojson.Unmarshal(doc, config); err != nil {
+		tb.Fatalf("%v in:\n%s", err, doc)
+	}
+	return config
 }
 
 // The checks above are only as good as this: an unknown field is an error, whatever the type.

@@ -27,7 +27,7 @@ func readRow(item *yaml.Node, found *faults) (limits.Limit, bool) {
 	at := make(map[string]*yaml.Node, len(item.Content)/2)
 	ok := true
 	for key, value := range pairs(item) {
-		reason := readColumn(&row, at, key, value)
+		where, reason := readColumn(&row, at, key, value)
 		if reason == "" {
 			continue
 		}
@@ -36,7 +36,7 @@ func readRow(item *yaml.Node, found *faults) (limits.Limit, bool) {
 		if reason == unknownKey {
 			what = fmt.Sprintf("key %.64q", key.Value)
 		}
-		found.add(key, what, reason)
+		found.add(where, what, reason)
 	}
 	if !ok {
 		return limits.Limit{}, false
@@ -47,18 +47,21 @@ func readRow(item *yaml.Node, found *faults) (limits.Limit, bool) {
 }
 
 // readColumn reads one column of row, notes in at where its value stands, and returns what is
-// wrong with it.
-func readColumn(row *limits.Row, at map[string]*yaml.Node, key, value *yaml.Node) (reason string) {
+// wrong with it, and where: at the value, but for what is wrong with the key itself.
+func readColumn(row *limits.Row, at map[string]*yaml.Node, key, value *yaml.Node) (where *yaml.Node, reason string) {
 	if at[key.Value] != nil {
-		return "comes twice in the row"
+		return key, "comes twice in the row"
 	}
 	for _, n := range [...]*yaml.Node{key, value} {
 		if n.Kind == yaml.AliasNode || n.Anchor != "" {
-			return "anchors and aliases are not read"
+			return n, "anchors and aliases are not read"
 		}
 	}
 	at[key.Value] = value
-	return setColumn(row, key.Value, value)
+	if reason = setColumn(row, key.Value, value); reason == unknownKey {
+		return key, reason
+	}
+	return value, reason
 }
 
 // addFieldErrors names what is out of bounds, where the column stands.

@@ -209,7 +209,7 @@ func TestBadFileKeepsTheLastGoodOne(t *testing.T) {
 	snapshot := s.current.Load()
 
 	replace(t, path, "limits:\n  - gateway: shop\n    max_tps: fast\n")
-	s.waitFault(t, "the last good limits are served", path, `line 3, column 5: max_tps "fast": is no whole number`)
+	s.waitFault(t, "the last good limits are served", path, `line 3, column 14: max_tps "fast": is no whole number`)
 	if s.current.Load() != snapshot {
 		t.Error("the limits in force are others")
 	}

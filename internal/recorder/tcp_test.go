@@ -78,6 +78,8 @@ var connections = []struct {
 	{"a UDP session", []tcpPart{tcpType(logpb.AccessLogType_UdpSessionEnd)}, nil},
 	{"flags without any", []tcpPart{tcpFlags(&logpb.ResponseFlags{})}, nil},
 	{"delayed on purpose", []tcpPart{tcpFlags(&logpb.ResponseFlags{DelayInjected: true})}, nil},
+	{"ended after as long as it may last", []tcpPart{tcpFlags(&logpb.ResponseFlags{DurationTimeout: true})}, nil},
+	{"ended after as long as it may last, by a fault", []tcpPart{tcpFlags(&logpb.ResponseFlags{DurationTimeout: true, LocalReset: true})}, []want{tcpFault}},
 	{"the upstream refuses", []tcpPart{tcpFlags(&logpb.ResponseFlags{UpstreamConnectionFailure: true})}, []want{tcpFault}},
 	{"no upstream is healthy", []tcpPart{tcpFlags(&logpb.ResponseFlags{NoHealthyUpstream: true})}, []want{tcpFault}},
 	{"too many connections", []tcpPart{tcpFlags(&logpb.ResponseFlags{UpstreamOverflow: true})}, []want{tcpFault}},

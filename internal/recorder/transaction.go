@@ -47,19 +47,31 @@ const (
 	flagRateLimited = responseFlags(1) << 12
 	// flagsOfNoFault tell of what was done on purpose: delay_injected, response_from_cache_filter.
 	flagsOfNoFault = responseFlags(1)<<10 | 1<<21
+	// flagsOfClient tell what the client's side did after its response had begun, for which nobody
+	// else can be blamed: downstream_connection_termination, downstream_protocol_error,
+	// downstream_remote_reset.
+	flagsOfClient = responseFlags(1)<<15 | 1<<19 | 1<<28
+	// flagOfDuration, duration_timeout, is the end of a TCP connection that has lasted as long as
+	// the configuration lets it (max_downstream_connection_duration); of a request it is a cut.
+	flagOfDuration = responseFlags(1) << 23
 	// flagsOfCut tell that the upstream's side broke a response off, which may be long after its
 	// code was sent: upstream_request_timeout, local_reset, upstream_remote_reset,
 	// upstream_connection_termination, upstream_protocol_error.
 	flagsOfCut = responseFlags(1)<<3 | 1<<4 | 1<<5 | 1<<7 | 1<<24
 )
 
-// succeeded: TCP has no code, so that every flag of a fault counts. A code of HTTP says more than
-// the flags, but for a response that was broken off after it.
+// succeeded: TCP has no code, so that every flag of a fault counts. So it does beside a code below
+// 400, which says little then: Envoy itself answers a gRPC client with 200, whatever went wrong,
+// and it may end a response after its code. A code from 400 on says more than the flags, but for
+// a response that was broken off.
 func (e *entry) succeeded() bool {
-	if e.tcp {
-		return e.flags&^flagsOfNoFault == 0
+	switch {
+	case e.tcp:
+		return e.flags&^(flagsOfNoFault|flagOfDuration) == 0
+	case e.status < 400:
+		return e.status != 0 && e.flags&^(flagsOfNoFault|flagsOfClient) == 0 && e.grpcOK()
 	}
-	return e.status != 0 && e.status < 500 && e.status != 429 && e.flags&flagsOfCut == 0 && e.grpcOK()
+	return e.status < 500 && e.status != 429 && e.flags&flagsOfCut == 0 && e.grpcOK()
 }
 
 // names come from the decision, else from the custom tags of Envoy's configuration, else from
