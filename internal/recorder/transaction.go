@@ -1,6 +1,7 @@
 package recorder
 
 import (
+	"net/http"
 	"strings"
 	"time"
 	"unicode"
@@ -54,6 +55,9 @@ const (
 	// flagOfDuration, duration_timeout, is the end of a TCP connection that has lasted as long as
 	// the configuration lets it (max_downstream_connection_duration); of a request it is a cut.
 	flagOfDuration = responseFlags(1) << 23
+	// flagsOfUpgrade are ways in which a connection that was upgraded (WebSocket) ends as the
+	// configuration wants it: stream_idle_timeout, upstream_max_stream_duration_reached.
+	flagsOfUpgrade = flagsOfClient | flagOfDuration | 1<<17 | 1<<20
 	// flagsOfCut tell that the upstream's side broke a response off, which may be long after its
 	// code was sent: upstream_request_timeout, local_reset, upstream_remote_reset,
 	// upstream_connection_termination, upstream_protocol_error.
@@ -68,6 +72,8 @@ func (e *entry) succeeded() bool {
 	switch {
 	case e.tcp:
 		return e.flags&^(flagsOfNoFault|flagOfDuration) == 0
+	case e.status == http.StatusSwitchingProtocols:
+		return e.flags&^(flagsOfNoFault|flagsOfUpgrade) == 0
 	case e.status < 400:
 		return e.status != 0 && e.flags&^(flagsOfNoFault|flagsOfClient) == 0 && e.grpcOK()
 	}

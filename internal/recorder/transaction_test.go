@@ -138,6 +138,8 @@ var outcomes = []meaning{
 	{"broken by the upstream after its code", []part{flags(&logpb.ResponseFlags{UpstreamProtocolError: true})}, []want{ended(200, false)}},
 	{"out of time after its code", []part{flags(&logpb.ResponseFlags{UpstreamRequestTimeout: true})}, []want{ended(200, false)}},
 	{"reset here after its code", []part{flags(&logpb.ResponseFlags{LocalReset: true})}, []want{ended(200, false)}},
+	{"an upgraded connection that was idle for too long", []part{answered(101, ""), flags(&logpb.ResponseFlags{StreamIdleTimeout: true})}, []want{ended(101, true)}},
+	{"an upgraded connection that the upstream has cut", []part{answered(101, ""), flags(&logpb.ResponseFlags{UpstreamConnectionTermination: true})}, []want{ended(101, false)}},
 	{"throttled by the flag alone", []part{limited}, []want{throttled}},
 	{"throttled by the metadata alone", []part{refusal(nil)}, []want{toPay, inDomain("edge"), throttled}},
 	{"throttled of another kind than a truth", []part{refusal(map[string]any{"throttled": "true"})}, []want{toPay, inDomain("edge")}},
