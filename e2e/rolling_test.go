@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"regexp"
+	"strconv"
 	"testing"
 	"time"
 
@@ -29,7 +30,8 @@ func withReplica(tb testing.TB, config, addr string) string {
 
 // Ten restarts under load, always of one of two replicas, cost no request. Access-log streams end between
 // two messages, so that nearly all transactions become rows: Envoy forgets what it sends to a
-// connection that is closing just then.
+// connection that is closing just then. What a replica has received becomes a row, and only one: every
+// request has an endpoint of its own.
 func TestRollingRestarts(t *testing.T) {
 	const restarts = 10
 	settings := []string{"TPS_DRAIN_DELAY=2s"} // longer than two health checks of Envoy
@@ -38,11 +40,12 @@ func TestRollingRestarts(t *testing.T) {
 	second.start(t)
 	s := newStack(t, stackConfig{database: database, env: settings, edit: func(config string) string { return withReplica(t, config, second.grpcAddr) }})
 	s.awaitHealthy(t, 2)
-	s.setLimits(t, trafficLimits)
-	tr := startTraffic(s)
+	s.setLimits(t, namedLimits)
+	tr := startNamedTraffic(s, func(endpoint string, n int) string { return fmt.Sprintf("%s-%d", endpoint, n) })
+	received := 0
 	for i := range restarts {
 		replica := [...]*daemon{s.daemon, second}[i%2] // in turns, so that the stream of logs moves for sure
-		replica.stop(t)
+		received += replica.stopCounting(t)
 		s.awaitHealthy(t, 1)
 		replica.start(t)
 		s.awaitHealthy(t, 2)
@@ -61,18 +64,48 @@ func TestRollingRestarts(t *testing.T) {
 		}
 		return nil
 	})
-	second.stop(t)
-	s.daemon.stop(t)
+	received += second.stopCounting(t) + s.daemon.stopCounting(t)
 	rows := query[int](t, s, "SELECT count(*) FROM tps_metrics")
+	if endpoints := query[int](t, s, "SELECT count(DISTINCT endpoint) FROM tps_metrics"); endpoints != rows || rows < received || received < rows/2 {
+		t.Errorf("%d rows of %d requests, want one of each of the %d that were received", rows, endpoints, received)
+	}
 	bySecond := query[int](t, s, "SELECT count(*) FROM tps_metrics WHERE server_id = 'second'")
 	refused := query[int](t, s, "SELECT count(*) FROM tps_metrics WHERE throttled AND status_code = $1", http.StatusTooManyRequests)
-	t.Logf("%d requests over %d restarts, %d rows (%.3f %%), %d of them by the second replica", sent, restarts, rows, 100*float64(rows)/float64(sent), bySecond)
+	t.Logf("%d requests over %d restarts, %d seen as received, %d rows (%.3f %%), %d of them by the second replica", sent, restarts, received, rows, 100*float64(rows)/float64(sent), bySecond)
 	if rows > sent || rows < least {
 		t.Errorf("%d rows of %d requests, want %d to %d", rows, sent, least, sent)
 	}
 	if bySecond == 0 || bySecond == rows || refused < rows/2-sent/1000-1 {
 		t.Errorf("%d rows are by the second replica, %d are refusals; want some, not all, and half", bySecond, refused)
 	}
+}
+
+// stopCounting stops a replica, and returns how many transactions it has received in its life, as far
+// as /metrics tells: it is asked until it no longer answers, and what comes after that is not counted.
+func (d *daemon) stopCounting(tb testing.TB) (received int) {
+	tb.Helper()
+	d.server.Terminate()
+	for {
+		_, body, err := d.get(tb.Context(), "/metrics")
+		if err != nil {
+			break
+		}
+		n := regexp.MustCompile(`(?m)^ratelimitd_recorder_received_total (\S+)$`).FindStringSubmatch(body)
+		if n == nil {
+			tb.Fatalf("/metrics has no transactions received:\n%s", body)
+		}
+		count, err := strconv.ParseFloat(n[1], 64)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		received = int(count)
+		select {
+		case <-d.server.Exited():
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	d.stop(tb)
+	return received
 }
 
 // awaitHealthy returns when Envoy's health checks see so many replicas in both clusters.

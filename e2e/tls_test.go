@@ -77,34 +77,77 @@ func (f *tlsFiles) edit(tb testing.TB, config string) string {
 	return config
 }
 
-// Envoy and ratelimitd over mTLS: a certificate that is rotated under load costs no request.
+// reconnecting makes Envoy leave each connection to ratelimitd after a second.
+func reconnecting(tb testing.TB, config string) string {
+	tb.Helper()
+	const options = "        explicit_http_config: { http2_protocol_options:"
+	if n := strings.Count(config, options); n != 2 {
+		tb.Fatalf("the configuration has %d clusters with options of HTTP/2, want 2", n)
+	}
+	return strings.ReplaceAll(config, options, "        common_http_protocol_options: { max_connection_duration: 1s }\n"+options)
+}
+
+// Envoy and ratelimitd over mTLS: a certificate that is rotated under load, while Envoy connects anew
+// each second, costs no request.
 func TestMutualTLS(t *testing.T) {
 	files := newTLSFiles(t)
 	trusted := files.authority.Client(t, files.authority)
-	s := newStack(t, stackConfig{env: files.env(), tls: trusted, edit: func(config string) string { return files.edit(t, config) }})
+	s := newStack(t, stackConfig{env: files.env(), tls: trusted, edit: func(config string) string { return reconnecting(t, files.edit(t, config)) }})
 	s.setLimits(t, "INSERT INTO tps_limits (gateway, endpoint, max_tps, burst) VALUES ('gw-main', 'few', 1, 5)")
 	assertAdmitted(t, "few", send(t, s, "few", 20), 5, 1)
 
 	s.setLimits(t, trafficLimits)
 	tr := startTraffic(s)
 	files.pair(t, files.authority, "server", "server-2")
-	testenv.Eventually(t, 20*time.Second, "the new certificate", func() error {
-		conn, err := tls.Dial("tcp", s.daemon.httpAddr, trusted)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = conn.Close() }()
-		if name := conn.ConnectionState().PeerCertificates[0].Subject.CommonName; name != "server-2" {
-			return fmt.Errorf("the certificate is %s", name)
+	for _, addr := range []string{s.daemon.httpAddr, s.daemon.grpcAddr} {
+		testenv.Eventually(t, 20*time.Second, "the new certificate", func() error {
+			return shows(addr, trusted, "server-2")
+		})
+	}
+	taken := s.handshakes(t)
+	testenv.Eventually(t, 20*time.Second, "Envoy's new connections", func() error {
+		if n := s.handshakes(t); n < taken+2 { // the first may have begun before
+			return fmt.Errorf("Envoy has shaken hands %d times, and %d times just after the rotation", n, taken)
 		}
 		return nil
 	})
 	sent := tr.stop(t)
 	s.neverFailedOpen(t)
 	s.awaitRows(t, 20+sent)
+	t.Logf("%d requests over %d handshakes", sent, s.handshakes(t))
 	if expiry := s.daemon.metric(t, "ratelimitd_tls_certificate_expiry_timestamp_seconds"); expiry == 0 {
 		t.Error("the expiry of the certificate is not told")
 	}
+	for name, n := range s.envoy.Stats(t, `^cluster\.ratelimitd(_als)?\.(ssl\.(connection_error|fail_.*)|upstream_cx_connect_fail)$`) {
+		if n != 0 {
+			t.Errorf("Envoy's %s is %d, want 0", name, n)
+		}
+	}
+}
+
+// shows dials a port, and fails where its certificate has another name.
+func shows(addr string, trusted *tls.Config, want string) error {
+	conn, err := tls.Dial("tcp", addr, trusted)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	if name := conn.ConnectionState().PeerCertificates[0].Subject.CommonName; name != want {
+		return fmt.Errorf("the certificate of %s is %s, want %s", addr, name, want)
+	}
+	return nil
+}
+
+// handshakes is how often Envoy has shaken hands for decisions. The stream of access logs keeps its
+// connection as long as it lasts.
+func (s *stack) handshakes(tb testing.TB) int64 {
+	tb.Helper()
+	const name = "cluster.ratelimitd.ssl.handshake"
+	n := s.envoy.Stats(tb, "^"+strings.ReplaceAll(name, ".", `\.`)+"$")
+	if n[name] == 0 {
+		tb.Fatalf("Envoy's %s are %v", name, n)
+	}
+	return n[name]
 }
 
 // Who has no certificate of the authority gets no answer, but to probes.

@@ -25,13 +25,21 @@ type traffic struct {
 const trafficLimits = `INSERT INTO tps_limits (gateway, endpoint, max_tps) VALUES ('gw-main', 'closed', 0), ('gw-main', 'open', 1000000)`
 
 func startTraffic(s *stack) *traffic {
+	return startNamedTraffic(s, func(endpoint string, _ int) string { return endpoint })
+}
+
+// namedLimits are those of [startNamedTraffic], for names that go on after a dash.
+const namedLimits = `INSERT INTO tps_limits (gateway, endpoint, max_tps) VALUES ('gw-main', 'closed-*', 0), ('gw-main', 'open-*', 1000000)`
+
+// startNamedTraffic sends each request to an endpoint that name makes of the usual one and the number of the request.
+func startNamedTraffic(s *stack, name func(endpoint string, n int) string) *traffic {
 	tr := &traffic{quit: make(chan struct{})}
 	wanted := map[string]int{"closed": http.StatusTooManyRequests, "open": http.StatusOK}
 	tr.running.Go(func() {
 		for {
 			for endpoint, want := range wanted {
-				r, err := s.get(context.Background(), endpoint)
 				tr.sent++
+				r, err := s.get(context.Background(), name(endpoint, tr.sent))
 				if err != nil || r.status != want {
 					if tr.wrong++; tr.wrong == 1 {
 						tr.firstWrong = fmt.Sprintf("request %d, endpoint %s: status %d, %v; want %d", tr.sent, endpoint, r.status, err, want)

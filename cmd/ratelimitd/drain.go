@@ -41,6 +41,43 @@ func (s *stopper) wait(live context.Context) (sig os.Signal, ok bool) {
 	}
 }
 
+// reserve is the part of the drain time that is kept for the end: the patience for connections that
+// are cut, the time for what the recorder still holds, and the patience for those to Postgres.
+func (s *server) reserve() time.Duration { return min(5*time.Second, s.cfg.drainTime/5) }
+
+// patience is how long a thing that should end at once is waited for.
+func (s *server) patience() time.Duration { return min(500*time.Millisecond, s.reserve()/5) }
+
+func (s *server) flushTime() time.Duration { return s.reserve() - 2*s.patience() }
+
+// within calls f, and goes on without it after a time.
+func within(patience time.Duration, f func()) {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		f()
+	}()
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-ended:
+	case <-timer.C:
+	}
+}
+
+// until returns what serve does, or nil when ctx ends first: a gRPC server returns no sooner than
+// the last of its handlers.
+func until(ctx context.Context, serve func() error) error {
+	ended := make(chan error, 1)
+	go func() { ended <- serve() }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+		return nil
+	}
+}
+
 // drain waits until the server is to stop, and stops it so that Envoy loses nothing: health says
 // no first, and everything is still served for the delay; then held requests that can be served
 // in time are, the others are refused, and connections are told to go.
@@ -53,9 +90,9 @@ func (s *server) drain(live context.Context, stop *stopper) {
 		s.stopNow()
 		return
 	}
-	deadline := began.Add(s.cfg.drainTime - s.flushReserve())
+	deadline := began.Add(s.cfg.drainTime - s.reserve())
 	s.log.InfoContext(live, "stopping", slog.Duration("delay", s.cfg.drainDelay), slog.Duration("at_most", s.cfg.drainTime))
-	if sig != syscall.SIGINT && !s.stillServing(live, stop, time.Until(began.Add(min(s.cfg.drainDelay, s.cfg.drainTime-s.flushReserve())))) {
+	if sig != syscall.SIGINT && !s.stillServing(live, stop, time.Until(began.Add(min(s.cfg.drainDelay, s.cfg.drainTime-s.reserve())))) {
 		s.stopNow()
 		return
 	}
@@ -82,11 +119,13 @@ func (s *server) stillServing(live context.Context, stop *stopper, delay time.Du
 
 // finish lets the servers end what they have, until the deadline or a second signal.
 func (s *server) finish(live context.Context, stop *stopper, deadline time.Time) {
+	const grace = 100 * time.Millisecond // for a handshake that is under way
 	ctx, cancel := context.WithDeadline(live, deadline)
 	defer cancel()
+	s.handshakes.endBy(time.Now().Add(grace))
 	var done sync.WaitGroup
 	done.Go(s.grpc.GracefulStop)
-	done.Go(func() { _ = s.http.Shutdown(ctx) }) // stopNow closes what is left
+	done.Go(func() { _ = s.http.Shutdown(ctx) }) // cut closes what is left
 	ended := make(chan struct{})
 	go func() {
 		done.Wait()
@@ -98,14 +137,21 @@ func (s *server) finish(live context.Context, stop *stopper, deadline time.Time)
 		s.log.WarnContext(live, "some requests had not ended when the drain time was over")
 	case <-stop.signals:
 	}
-	s.stopNow()
-	<-ended
+	cancel() // Shutdown looks only now and then
+	within(s.patience(), func() {
+		s.cut()
+		<-ended
+	})
 }
 
-func (s *server) stopNow() {
-	s.grpc.Stop()
+func (s *server) stopNow() { within(s.patience(), s.cut) }
+
+// cut closes everything that is open.
+func (s *server) cut() {
+	s.handshakes.endBy(time.Now())
 	_ = s.http.Close()  // the process ends
 	_ = s.debug.Close() // as above
+	s.grpc.Stop()
 }
 
 // endWithDrain makes the drain end a watch of the health and a look at the services (reflection),

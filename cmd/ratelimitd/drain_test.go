@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	commonv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
@@ -159,5 +162,45 @@ func TestDrainIsBounded(t *testing.T) {
 	logged(t, d.stderr, "some requests had not ended when the drain time was over")
 	if _, err := stream.Recv(); status.Code(err) != codes.Unavailable {
 		t.Errorf("the stream ended with %v", err)
+	}
+}
+
+// TestNothingIsWaitedForWithoutBound: neither at the stop nor at the end.
+func TestNothingIsWaitedForWithoutBound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hangs := make(chan struct{})
+		defer close(hangs)
+		began := time.Now()
+		within(time.Second, func() { <-hangs })
+		if took := time.Since(began); took != time.Second {
+			t.Errorf("what hangs was waited for %s, want 1s", took)
+		}
+		within(time.Hour, func() {})
+		if took := time.Since(began); took != time.Second {
+			t.Errorf("what ends was waited for %s, want 0", took-time.Second)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := until(ctx, func() error { <-hangs; return io.EOF }); err != nil {
+			t.Errorf("what hangs ended with %v, want nil", err)
+		}
+		if err := until(t.Context(), func() error { return io.EOF }); !errors.Is(err, io.EOF) {
+			t.Errorf("what fails ended with %v, want EOF", err)
+		}
+	})
+}
+
+// TestReserve: what comes after the requests is within the drain time too.
+func TestReserve(t *testing.T) {
+	type parts struct{ reserve, flush, patience time.Duration }
+	for drainTime, want := range map[time.Duration]parts{
+		time.Second:      {200 * time.Millisecond, 120 * time.Millisecond, 40 * time.Millisecond},
+		25 * time.Second: {5 * time.Second, 4 * time.Second, 500 * time.Millisecond},
+		2 * time.Hour:    {5 * time.Second, 4 * time.Second, 500 * time.Millisecond},
+	} {
+		s := server{cfg: config{drainTime: drainTime}}
+		if got := (parts{s.reserve(), s.flushTime(), s.patience()}); got != want || got.flush+2*got.patience != got.reserve {
+			t.Errorf("of %s: %+v, want %+v", drainTime, got, want)
+		}
 	}
 }

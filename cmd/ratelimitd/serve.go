@@ -122,6 +122,8 @@ type server struct {
 	http      *http.Server
 	debug     *http.Server
 	listeners struct{ grpc, http, debug net.Listener }
+
+	handshakes *handshakes // of the connections of gRPC
 }
 
 // newServer makes every part and opens the ports; nothing runs yet.
@@ -157,27 +159,10 @@ func (s *server) close() {
 		}
 	}
 	if s.pool != nil {
-		closeSoon(s.pool)
+		within(s.patience(), s.pool.Close) // pgx gives each connection 15 s to end well
 	}
 	if s.lock != nil {
 		_ = s.lock.Unlock() // the process ends
-	}
-}
-
-// closeSoon closes a pool, but does not wait for one whose Postgres hangs: pgx gives each
-// connection 15 s to end well, and the process has to be out by then.
-func closeSoon(pool *pgxpool.Pool) {
-	const patience = 500 * time.Millisecond
-	closed := make(chan struct{})
-	go func() {
-		defer close(closed)
-		pool.Close()
-	}()
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
-	select {
-	case <-closed:
-	case <-timer.C:
 	}
 }
 
@@ -225,13 +210,10 @@ func (s *server) makeStore() (err error) {
 	return err
 }
 
-// flushReserve is the part of the drain time that is kept for what the recorder still holds.
-func (s *server) flushReserve() time.Duration { return min(5*time.Second, s.cfg.drainTime/5) }
-
 func (s *server) makeRecorder() error {
 	c := recorder.Config{
 		BatchSize: s.cfg.batchSize, FlushInterval: s.cfg.flushInterval, MaxQueue: s.cfg.maxQueue,
-		MaxSeries: s.cfg.maxSeries, FlushTimeout: s.flushReserve(), Prometheus: s.cfg.prometheusSink,
+		MaxSeries: s.cfg.maxSeries, FlushTimeout: s.flushTime(), Prometheus: s.cfg.prometheusSink,
 	}
 	var sink recorder.Sink
 	if s.cfg.postgresSink {
@@ -266,6 +248,8 @@ func (s *server) makeServers() error {
 	}
 	s.grpc = grpc.NewServer(
 		grpc.ForceServerCodecV2(rls.Codec{}),
+		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second}), // else a peer that has vanished is held for hours
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.StreamInterceptor(s.endWithDrain),
@@ -287,14 +271,17 @@ func (s *server) makeServers() error {
 // message was refused: so it is far above what Envoy's own bound of 60 KiB of headers gives.
 const maxMessage = 64 << 20
 
+// handshakeTimeout is for TLS and the preface of HTTP/2; Envoy waits for as long by default.
+const handshakeTimeout = 5 * time.Second
+
 // serveGRPC serves Envoy. TLS ends in the listener, not in grpc-go's credentials: these refuse a
 // client that does not name its protocol (ALPN), which Envoy does only where it is told to, and an
 // Envoy that is refused lets every request through.
 func (s *server) serveGRPC() error {
 	if s.certs == nil {
-		return s.grpc.Serve(s.listeners.grpc)
+		return s.grpc.Serve(s.handshakes)
 	}
-	return s.grpc.Serve(tls.NewListener(s.listeners.grpc, s.certs.Server(tls.RequireAndVerifyClientCert, "h2")))
+	return s.grpc.Serve(tls.NewListener(s.handshakes, s.certs.Server(tls.RequireAndVerifyClientCert, "h2")))
 }
 
 // serveHTTP serves the API; probes come without a client certificate, so that it is admin which
@@ -352,6 +339,7 @@ func (s *server) listen() (err error) {
 			return fmt.Errorf("%s=%q: %w", l.name, l.addr, err)
 		}
 	}
+	s.handshakes = newHandshakes(s.listeners.grpc)
 	return nil
 }
 
@@ -367,7 +355,7 @@ func (s *server) run(ctx context.Context, stdout io.Writer) error {
 	group.Go(func() error { return s.engine.Run(live) })
 	group.Go(func() error { return s.usage.Run(live) })
 	group.Go(func() error { return s.recorder.Run(live) })
-	group.Go(func() error { return named("serving gRPC", ignoreClosed(s.serveGRPC())) })
+	group.Go(func() error { return named("serving gRPC", ignoreClosed(until(live, s.serveGRPC))) })
 	group.Go(func() error { return named("serving HTTP", ignoreClosed(s.serveHTTP())) })
 	if s.certs != nil {
 		group.Go(func() error { return s.certs.Run(live) })
