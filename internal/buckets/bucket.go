@@ -26,6 +26,7 @@ type bucket struct {
 	shadow  bool   // copy of limit's, like rate
 	brought bool   // limit is an override
 	dynamic int    // index in gate.dynamic plus 1; 0 = a row writes the name out
+	place   int    // index in gate.keyed
 }
 
 // adopt makes the bucket count for l, which took over at changedNS. Usage survives a change:

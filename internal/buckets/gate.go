@@ -34,6 +34,7 @@ type gate struct {
 	others    map[string]*bucket // other dimensions and overrides, by levelKey
 
 	known   bool      // common rows that write names out do so for this domain, too: Engine.knowsDomain
+	keyed   []*bucket // all of endpoints and others, for who looks at them in pieces
 	exact   bool      // a row of the domain writes the gateway out
 	dynamic []*bucket // of names that no row writes out
 	holder  bool      // in Engine.holders
@@ -220,8 +221,9 @@ func (g *gate) addEndpoint(key string) *bucket {
 	if g.endpoints == nil {
 		g.endpoints = make(map[string]*bucket, 1)
 	}
-	b := &bucket{key: key}
+	b := &bucket{key: key, place: len(g.keyed)}
 	g.endpoints[key] = b
+	g.keyed = append(g.keyed, b)
 	g.engine.buckets.Add(1)
 	return b
 }
@@ -230,8 +232,9 @@ func (g *gate) addOther(key string) *bucket {
 	if g.others == nil {
 		g.others = make(map[string]*bucket, 1)
 	}
-	b := &bucket{key: key, other: true}
+	b := &bucket{key: key, other: true, place: len(g.keyed)}
 	g.others[key] = b
+	g.keyed = append(g.keyed, b)
 	g.engine.buckets.Add(1)
 	return b
 }
@@ -282,10 +285,41 @@ func (g *gate) drop(b *bucket) {
 		return
 	}
 	g.setDynamic(b, false)
+	last := len(g.keyed) - 1
+	g.keyed[b.place] = g.keyed[last]
+	g.keyed[b.place].place = b.place
+	g.keyed[last] = nil
+	g.keyed = g.keyed[:last]
 	if b.other {
 		delete(g.others, b.key)
 	} else {
 		delete(g.endpoints, b.key)
 	}
 	g.engine.buckets.Add(-1)
+}
+
+// eachInPieces shows f the gate's keyed buckets, and unlocks the gate after every some thousand of them.
+// Buckets that come or go meanwhile may be missed, or seen twice. f is called with the gate locked.
+func (g *gate) eachInPieces(f func(*bucket)) {
+	g.mu.Lock()
+	left := len(g.keyed)
+	g.mu.Unlock()
+	for left > 0 {
+		left = g.piece(left, f)
+	}
+}
+
+// piece shows f the last of the first unseen buckets, and returns how many are left.
+func (g *gate) piece(unseen int, f func(*bucket)) (left int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.dead {
+		return 0
+	}
+	unseen = min(unseen, len(g.keyed))
+	left = max(unseen-sweepChunk, 0)
+	for _, b := range g.keyed[left:unseen] {
+		f(b)
+	}
+	return left
 }

@@ -169,6 +169,7 @@ func (w *world) checkNothingQueued() {
 				w.tb.Errorf("gate %+v: %d waiting, %d lanes ready, %d buckets waited for, want none", g.name, g.waiting, len(g.ready), len(g.blocked))
 			}
 			g.checkNothingPinned(w.tb)
+			checkKeyed(w.tb, g)
 		}
 	}
 	if n := len(w.engine.queues); n != 0 {

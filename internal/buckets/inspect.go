@@ -32,7 +32,7 @@ func (s *BucketState) compare(o *BucketState) int {
 }
 
 // Buckets returns the live buckets that requests wait for and the fullest ones, at most most of
-// them; full ones are left out. It looks at all, a gate at a time.
+// them; full ones are left out. It looks at all, some thousand of a gate at a time.
 func (e *Engine) Buckets(most int) []BucketState { return e.fullest(e.clock.NowNS(), most) }
 
 func (e *Engine) fullest(nowNS int64, most int) []BucketState {
@@ -73,11 +73,6 @@ func (h *worstFirst) offer(s *BucketState, most int) {
 
 // inspect shows f every bucket of the gate that is not full.
 func (g *gate) inspect(nowNS int64, f func(*BucketState)) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.dead {
-		return
-	}
 	show := func(b *bucket) {
 		if b.limit == nil || (b.queued == 0 && b.fullAt(nowNS)) {
 			return
@@ -91,12 +86,15 @@ func (g *gate) inspect(nowNS int64, f func(*BucketState)) {
 		s.setLevel(b)
 		f(&s)
 	}
-	show(&g.own)
-	for _, b := range g.endpoints {
-		show(b)
-	}
-	for _, b := range g.others {
-		show(b)
+	g.inspectOwn(show)
+	g.eachInPieces(show)
+}
+
+func (g *gate) inspectOwn(show func(*bucket)) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.dead {
+		show(&g.own)
 	}
 }
 
@@ -127,20 +125,22 @@ type BucketKey struct {
 	Value                     string // of Dim.Per
 }
 
-// Reset fills a bucket again, as if nothing had been taken. It returns false where there is none:
-// then it was full. Those who wait for its tokens get their turn.
+// Reset fills a bucket again, as if nothing had been taken, also by an earlier process. It returns
+// false where there is none: then it was full. Those who wait for its tokens get their turn.
 func (e *Engine) Reset(k BucketKey) bool { return e.reset(e.clock.NowNS(), k) }
 
 func (e *Engine) reset(nowNS int64, k BucketKey) bool {
-	g := e.findSurely(gateName{shortName(k.Domain), shortName(k.Gateway), false})
+	name := gateName{shortName(k.Domain), shortName(k.Gateway), false}
+	_, kept := e.takeKept(usageKey{name, string(k.level())})
+	g := e.findSurely(name)
 	if g == nil {
-		return false
+		return kept
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	b := g.bucketOf(k)
 	if g.dead || b == nil || b.limit == nil {
-		return false
+		return kept
 	}
 	g.serve(nowNS)
 	b.advance(nowNS)
@@ -155,12 +155,18 @@ func (e *Engine) reset(nowNS int64, k BucketKey) bool {
 
 func (g *gate) bucketOf(k BucketKey) *bucket {
 	switch {
-	case k.Dim != limits.Dim{} && k.HasEndpoint:
-		return g.others[string(levelKey(nil).endpoint(k.Dim, k.Endpoint, k.Value))]
 	case k.Dim != limits.Dim{}:
-		return g.others[string(levelKey(nil).gateway(k.Dim, k.Value))]
+		return g.others[string(k.level())]
 	case k.HasEndpoint:
 		return g.endpoints[shortName(k.Endpoint)]
 	}
 	return &g.own
+}
+
+// level is the key of the bucket in gate.others.
+func (k *BucketKey) level() levelKey {
+	if k.HasEndpoint {
+		return levelKey(nil).endpoint(k.Dim, k.Endpoint, k.Value)
+	}
+	return levelKey(nil).gateway(k.Dim, k.Value)
 }

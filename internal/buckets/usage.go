@@ -4,6 +4,8 @@ import (
 	"iter"
 	"maps"
 	"time"
+
+	"github.com/tps-agent/ratelimitd/internal/limits"
 )
 
 // durableWindowNS is the shortest window whose usage survives a restart: that of a shorter one is
@@ -17,6 +19,7 @@ type Usage struct {
 	Gateway  []byte     `json:"gateway"`
 	NoName   bool       `json:"no_gateway,omitempty"` // of descriptors without a gateway that carry a limit
 	Key      []byte     `json:"key"`                  // of the bucket in its gate
+	RowNS    int64      `json:"row_ns,omitempty"`     // when the row was made; 0 = not known
 	AtNS     int64      `json:"at_ns"`                // since 1970
 	FullAtNS int64      `json:"full_at_ns"`           // nothing is left of it from then on
 	Used     uint64     `json:"used"`                 // hits that count at AtNS
@@ -55,7 +58,7 @@ func (g *gate) recall(b *bucket, nowNS int64) {
 	if !b.durable || g.engine.recalled.Load() == 0 {
 		return
 	}
-	if u, ok := g.engine.takeKept(usageKey{g.name, b.key}); ok {
+	if u, ok := g.engine.takeKept(usageKey{g.name, b.key}); ok && u.RowNS == rowNS(b.limit) {
 		b.restore(&u, nowNS)
 	}
 }
@@ -100,7 +103,7 @@ func (w *window) load(lastNS int64, saved [][2]int64) {
 }
 
 // Usage returns what is to survive the process: of every bucket of a window of a minute or longer
-// that is not full. Each gate is locked by itself, while it is looked at.
+// that is not full. No gate is locked for longer than it takes to look at some thousand buckets.
 func (e *Engine) Usage() iter.Seq[Usage] { return e.usage(e.clock.NowNS()) }
 
 func (e *Engine) usage(nowNS int64) iter.Seq[Usage] {
@@ -137,24 +140,28 @@ func (e *Engine) stillKept(nowNS int64) []Usage {
 	return all
 }
 
+// usage collects what is to survive of the gate.
 func (g *gate) usage(nowNS int64) (all []Usage) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.dead {
-		return nil
-	}
-	for _, b := range g.others {
+	g.eachInPieces(func(b *bucket) {
 		if !b.durable || b.limit == nil || g.fullAt(b, nowNS) {
-			continue
+			return
 		}
 		u := Usage{
-			Domain: []byte(g.name.domain), Gateway: []byte(g.name.gateway), NoName: g.name.none, Key: []byte(b.key),
+			Domain: []byte(g.name.domain), Gateway: []byte(g.name.gateway), NoName: g.name.none, Key: []byte(b.key), RowNS: rowNS(b.limit),
 			AtNS: b.lastNS, FullAtNS: addNS(b.lastNS, b.fullInNS()), Used: b.used(),
 		}
 		u.setSlots(b.window)
 		all = append(all, u)
-	}
+	})
 	return all
+}
+
+// rowNS tells two rows of one key apart, of which one was deleted before the other was made.
+func rowNS(l *limits.Limit) int64 {
+	if l.CreatedAt.IsZero() {
+		return 0
+	}
+	return l.CreatedAt.UnixNano()
 }
 
 func (u *Usage) setSlots(w *window) {

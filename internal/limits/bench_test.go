@@ -3,6 +3,7 @@ package limits
 import (
 	"fmt"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 )
@@ -71,6 +72,29 @@ func BenchmarkApply(b *testing.B) {
 				}
 			})
 		}
+	}
+}
+
+// BenchmarkFindLongName looks for the row of a name as long as Envoy lets a header be, among few
+// patterns and among many.
+func BenchmarkFindLongName(b *testing.B) {
+	for _, n := range []int{5, 10_000} {
+		b.Run(fmt.Sprintf("patterns=%d", n), func(b *testing.B) {
+			rows := make([]Limit, 0, n)
+			for i := range n {
+				rows = append(rows, Limit{Key: Key{Gateway: "g", Endpoint: fmt.Sprintf("*/%d/*", i)}, MaxTPS: 1, Enabled: true})
+			}
+			t, err := NewTable(nil, rows, Stamp{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			r, asked := t.Rules("d", "g"), "/"+strings.Repeat("a", 60_000)
+			for b.Loop() {
+				if r.Endpoint(asked, Dim{}) != nil {
+					b.Fatal("a row fits")
+				}
+			}
+		})
 	}
 }
 

@@ -143,6 +143,12 @@ func (ix *suffixIndex[V]) match(s string, from int, f func(*patternEntry[V])) {
 }
 
 func (ix *middleIndex[V]) match(s string, from, to int, f func(*patternEntry[V])) {
+	if ix.middles.lengths[len(ix.middles.lengths)-1].length > 0 && ix.fewerThanPlaces(len(s), to-from) {
+		for _, entries := range ix.middles.byText.all() {
+			matchEach(entries, s, f)
+		}
+		return
+	}
 	for _, l := range ix.middles.lengths {
 		if l.length == 0 {
 			matchEach(ix.middles.byText.get(""), s, f)
@@ -152,6 +158,13 @@ func (ix *middleIndex[V]) match(s string, from, to int, f func(*patternEntry[V])
 			matchEach(ix.middles.byText.get(name(s[at:at+l.length])), s, f)
 		}
 	}
+}
+
+// fewerThanPlaces tells whether it costs less to try each pattern than to look at each place in a
+// name: clients choose how long that is. A try finds its way through some 32 bytes in the time of
+// one lookup.
+func (ix *middleIndex[V]) fewerThanPlaces(length, places int) bool {
+	return ix.middles.byText.size*(1+length/32) < places*len(ix.middles.lengths)
 }
 
 func matchEach[V any](entries []patternEntry[V], s string, f func(*patternEntry[V])) {
