@@ -51,10 +51,9 @@ type Engine struct {
 	evictedUsed atomic.Uint64
 	turnedAway  atomic.Uint64 // not held because of MaxWaiters
 
-	recalled atomic.Int64 // usages of Restore that no bucket has taken yet
+	kept kept // of Restore
 
-	mu      sync.Mutex // below: held after a gate's mu, never before
-	kept    map[usageKey]Usage
+	mu      sync.Mutex          // below: held after a gate's mu, never before
 	domains map[string]struct{} // the first ones, at most maxDomains
 	holders []*gate             // gates with something to evict
 	queues  map[*gate]struct{}

@@ -298,14 +298,17 @@ func (g *gate) drop(b *bucket) {
 	g.engine.buckets.Add(-1)
 }
 
-// eachInPieces shows f the gate's keyed buckets, and unlocks the gate after every some thousand of them.
-// Buckets that come or go meanwhile may be missed, or seen twice. f is called with the gate locked.
-func (g *gate) eachInPieces(f func(*bucket)) {
+// eachInPieces shows f the gate's keyed buckets, some thousand at a time with the gate locked, and
+// calls between after each time, with the gate unlocked, until that says no. Buckets that come or go
+// meanwhile may be missed, or seen twice.
+func (g *gate) eachInPieces(f func(*bucket), between func() bool) {
 	g.mu.Lock()
 	left := len(g.keyed)
 	g.mu.Unlock()
 	for left > 0 {
-		left = g.piece(left, f)
+		if left = g.piece(left, f); !between() {
+			return
+		}
 	}
 }
 

@@ -87,7 +87,7 @@ func (g *gate) inspect(nowNS int64, f func(*BucketState)) {
 		f(&s)
 	}
 	g.inspectOwn(show)
-	g.eachInPieces(show)
+	g.eachInPieces(show, func() bool { return true })
 }
 
 func (g *gate) inspectOwn(show func(*bucket)) {

@@ -1,7 +1,7 @@
 package buckets
 
 import (
-	"fmt"
+	"strconv"
 	"testing"
 
 	"github.com/tps-agent/ratelimitd/internal/limits"
@@ -15,10 +15,10 @@ func TestUsageInPieces(t *testing.T) {
 	w := newWorld(t, Config{}, perUser)
 	const users = 3*sweepChunk + 7
 	for i := range users {
-		w.decide(1, ask(1, "gw", "", Entry{"user", fmt.Sprint(i)}))
+		w.decide(1, ask(1, "gw", "", Entry{"user", strconv.Itoa(i)}))
 	}
 	for i := range 100 { // full again, and dropped
-		back := ask(1, "gw", "", Entry{"user", fmt.Sprint(i * 7)})
+		back := ask(1, "gw", "", Entry{"user", strconv.Itoa(i * 7)})
 		back.Descriptors[0].Negative = true
 		w.decide(1, back)
 	}

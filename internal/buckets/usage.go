@@ -1,8 +1,12 @@
 package buckets
 
 import (
+	"hash/maphash"
 	"iter"
 	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tps-agent/ratelimitd/internal/limits"
@@ -36,26 +40,49 @@ func (u *Usage) of() usageKey {
 	return usageKey{gateName{string(u.Domain), string(u.Gateway), u.NoName}, string(u.Key)}
 }
 
+// kept is the usage that no bucket has taken yet, in parts, so that nobody waits for a copy of all.
+type kept struct {
+	left   atomic.Int64
+	shards [gateShards]keptShard
+}
+
+type keptShard struct {
+	mu    sync.Mutex
+	byKey map[usageKey]Usage
+}
+
 // Restore takes over what an earlier process has used. It is to be called before the first request;
 // each bucket takes its part when it is made.
 func (e *Engine) Restore(all []Usage) {
 	nowNS := e.clock.NowNS()
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.kept == nil {
-		e.kept = make(map[usageKey]Usage, len(all))
-	}
 	for _, u := range all {
 		if u.FullAtNS > nowNS && u.AtNS > 0 { // else it is over, or of somebody who has edited the file
-			e.kept[u.of()] = u
+			e.keep(u)
 		}
 	}
-	e.recalled.Store(int64(len(e.kept)))
+}
+
+func (e *Engine) keep(u Usage) {
+	k := u.of()
+	s := e.keptShard(k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.byKey == nil {
+		s.byKey = make(map[usageKey]Usage)
+	}
+	if _, twice := s.byKey[k]; !twice {
+		e.kept.left.Add(1)
+	}
+	s.byKey[k] = u
+}
+
+func (e *Engine) keptShard(k usageKey) *keptShard {
+	return &e.kept.shards[maphash.Comparable(e.seed, k)%gateShards]
 }
 
 // recall gives a bucket that was just made the usage that an earlier process has left.
 func (g *gate) recall(b *bucket, nowNS int64) {
-	if !b.durable || g.engine.recalled.Load() == 0 {
+	if !b.durable || g.engine.kept.left.Load() == 0 {
 		return
 	}
 	if u, ok := g.engine.takeKept(usageKey{g.name, b.key}); ok && u.RowNS == rowNS(b.limit) {
@@ -64,12 +91,13 @@ func (g *gate) recall(b *bucket, nowNS int64) {
 }
 
 func (e *Engine) takeKept(k usageKey) (Usage, bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	u, ok := e.kept[k]
+	s := e.keptShard(k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u, ok := s.byKey[k]
 	if ok {
-		delete(e.kept, k)
-		e.recalled.Add(-1)
+		delete(s.byKey, k)
+		e.kept.left.Add(-1)
 	}
 	return u, ok
 }
@@ -112,48 +140,56 @@ func (e *Engine) usage(nowNS int64) iter.Seq[Usage] {
 		for i := range e.shards {
 			gates = e.shards[i].appendTo(gates[:0])
 			for _, g := range gates {
-				for _, u := range g.usage(nowNS) {
-					if !yield(u) {
-						return
-					}
+				if !g.usage(nowNS, yield) {
+					return
 				}
 			}
 		}
-		for _, u := range e.stillKept(nowNS) {
-			if !yield(u) {
-				return
+		for i := range e.kept.shards {
+			for _, u := range e.stillKept(&e.kept.shards[i], nowNS) {
+				if !yield(u) {
+					return
+				}
 			}
 		}
 	}
 }
 
 // stillKept is what no bucket has taken yet, because no request has come for it.
-func (e *Engine) stillKept(nowNS int64) []Usage {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	maps.DeleteFunc(e.kept, func(_ usageKey, u Usage) bool { return u.FullAtNS <= nowNS })
-	e.recalled.Store(int64(len(e.kept)))
-	all := make([]Usage, 0, len(e.kept))
-	for _, u := range e.kept {
-		all = append(all, u)
-	}
-	return all
+func (e *Engine) stillKept(s *keptShard, nowNS int64) []Usage {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := len(s.byKey)
+	maps.DeleteFunc(s.byKey, func(_ usageKey, u Usage) bool { return u.FullAtNS <= nowNS })
+	e.kept.left.Add(int64(len(s.byKey) - before))
+	return slices.Collect(maps.Values(s.byKey))
 }
 
-// usage collects what is to survive of the gate.
-func (g *gate) usage(nowNS int64) (all []Usage) {
+// usage tells what is to survive of the gate, until yield says no.
+func (g *gate) usage(nowNS int64, yield func(Usage) bool) (more bool) {
+	var some []Usage // of one piece: nobody is to wait for the growth of a long list
+	more = true
 	g.eachInPieces(func(b *bucket) {
-		if !b.durable || b.limit == nil || g.fullAt(b, nowNS) {
-			return
+		if b.durable && b.limit != nil && !g.fullAt(b, nowNS) {
+			some = append(some, g.usageOf(b))
 		}
-		u := Usage{
-			Domain: []byte(g.name.domain), Gateway: []byte(g.name.gateway), NoName: g.name.none, Key: []byte(b.key), RowNS: rowNS(b.limit),
-			AtNS: b.lastNS, FullAtNS: addNS(b.lastNS, b.fullInNS()), Used: b.used(),
+	}, func() bool {
+		for _, u := range some {
+			more = more && yield(u)
 		}
-		u.setSlots(b.window)
-		all = append(all, u)
+		some = some[:0]
+		return more
 	})
-	return all
+	return more
+}
+
+func (g *gate) usageOf(b *bucket) Usage {
+	u := Usage{
+		Domain: []byte(g.name.domain), Gateway: []byte(g.name.gateway), NoName: g.name.none, Key: []byte(b.key), RowNS: rowNS(b.limit),
+		AtNS: b.lastNS, FullAtNS: addNS(b.lastNS, b.fullInNS()), Used: b.used(),
+	}
+	u.setSlots(b.window)
+	return u
 }
 
 // rowNS tells two rows of one key apart, of which one was deleted before the other was made.
