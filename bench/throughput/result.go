@@ -4,11 +4,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
-	"runtime"
 	"slices"
 	"strings"
-	"time"
+
+	"github.com/tps-agent/ratelimitd/bench/measure"
 )
 
 // result is what all rounds gave.
@@ -69,9 +68,8 @@ func (r *result) column(name string, of func(measured) float64) []float64 {
 func (r *result) markdown() string {
 	var b strings.Builder
 	c := r.config
-	fmt.Fprintf(&b, "# Throughput beside grpc-go\n\n")
-	fmt.Fprintf(&b, "- command: `%s`\n- commit: %s\n- machine: %s\n- date: %s\n", c.command, commit(), machine(), time.Now().UTC().Format(time.DateOnly))
-	fmt.Fprintf(&b, "- load: h2load, %d connections x %d streams, %d requests a round, %d alternating rounds; limits file of %d rows\n\n",
+	b.WriteString(measure.Head("Throughput beside grpc-go", c.command))
+	fmt.Fprintf(&b, "Load: h2load, %d connections x %d streams, %d requests a round, %d alternating rounds; limits file of %d rows\n\n",
 		c.connections, c.streams, c.requests, c.rounds, c.rows)
 	b.WriteString("| server | requests/s, median (least to greatest) | µs CPU per request, median | throughput of ratelimitd to it |\n|---|---|---|---|\n")
 	for _, name := range [...]string{ownServer, bareServer, rawServer} {
@@ -83,24 +81,4 @@ func (r *result) markdown() string {
 	b.WriteString("\nbare: generated code and stock codec of grpc-go, a constant answer. raw: the same bytes without protobuf.\n")
 	b.WriteString("The ratio is the median of the ratios of each round.\n")
 	return b.String()
-}
-
-// commit names the state of the sources.
-func commit() string {
-	out, err := exec.Command("git", "describe", "--always", "--dirty", "--abbrev=12").Output() //nolint:noctx // it reads a few files
-	if err != nil {
-		return "unknown"
-	}
-	return strings.TrimSpace(string(out))
-}
-
-// machine is the processor, the number of CPUs that Go sees, the system and Go's version.
-func machine() string {
-	model := "unknown processor"
-	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		if _, rest, ok := strings.Cut(string(info), "model name\t: "); ok {
-			model, _, _ = strings.Cut(rest, "\n")
-		}
-	}
-	return fmt.Sprintf("%s, %d CPUs, %s/%s, %s", model, runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version())
 }

@@ -1,12 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
-	"strings"
 	"text/tabwriter"
 
 	"github.com/tps-agent/ratelimitd/internal/client"
@@ -45,11 +43,7 @@ func (c *checkCmd) explain(ctx context.Context, api *client.Client, request []by
 		return fmt.Errorf("reading the answer: %w", err)
 	}
 	if c.Output == "json" {
-		var b bytes.Buffer
-		if err := json.Indent(&b, body, "", "  "); err != nil {
-			return err
-		}
-		_, err = fmt.Fprintln(stdout, strings.TrimSpace(b.String()))
+		err = printIndented(stdout, body)
 	} else {
 		err = x.print(stdout)
 	}

@@ -115,6 +115,16 @@ func printJSON(w io.Writer, v any) error {
 	return enc.Encode(v)
 }
 
+// printIndented prints JSON as a server has sent it.
+func printIndented(w io.Writer, body []byte) error {
+	var b bytes.Buffer
+	if err := json.Indent(&b, body, "", "  "); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(w, strings.TrimSpace(b.String()))
+	return err
+}
+
 func printRows(w io.Writer, rows []limits.Row) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "DOMAIN\tGATEWAY\tENDPOINT\tPER\tMAX_TPS\tPER_SECONDS\tALGORITHM\tBURST\tMAX_WAIT_MS\tENABLED\tSHADOW\tVERSION\tNOTE")
@@ -202,12 +212,7 @@ func (c *checkCmd) request() ([]byte, error) {
 
 func (c *checkCmd) print(w io.Writer, d client.Decision) error {
 	if c.Output == "json" {
-		var b bytes.Buffer
-		if err := json.Indent(&b, d.Body, "", "  "); err != nil {
-			return err
-		}
-		_, err := fmt.Fprintln(w, strings.TrimSpace(b.String()))
-		return err
+		return printIndented(w, d.Body)
 	}
 	var answer struct {
 		OverallCode string `json:"overallCode"`

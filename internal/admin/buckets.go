@@ -108,11 +108,8 @@ func decodeBucketKey(body []byte) (key BucketKey, code int, err error) {
 	if err == nil && !members["gateway"] {
 		err = &limits.FieldError{Field: "gateway", Value: `""`, Reason: "is missing"}
 	}
-	if seconds != nil {
-		key.PerSeconds = *seconds
-	}
-	if seconds != nil && (*seconds < 1 || *seconds > limits.MaxPerSeconds) && err == nil {
-		err = &limits.FieldError{Field: "per_seconds", Value: strconv.FormatInt(*seconds, 10), Reason: fmt.Sprintf("is not within 1 to %d", limits.MaxPerSeconds)}
+	if err == nil && seconds != nil {
+		key.PerSeconds, err = *seconds, limits.CheckSeconds(*seconds)
 	}
 	return key, http.StatusUnprocessableEntity, err
 }

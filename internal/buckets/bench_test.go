@@ -163,19 +163,22 @@ func nsPerOp(b *testing.B) float64 {
 }
 
 // BenchmarkTurn is one turn of a gateway for which requests to so many invented endpoints wait, and
-// one more that comes.
+// one more that comes: all wait for the gateway, or each for a row of its own pattern alone.
 func BenchmarkTurn(b *testing.B) {
-	for _, lanes := range []int{10, 1_000, 30_000} {
-		b.Run(fmt.Sprintf("lanes=%d", lanes), func(b *testing.B) {
-			w := newWorld(b, Config{}, waiting(1_800_000, 1000, 1, "gw"))
-			for i := range lanes + 1 {
-				w.decide(sec, ask(1, "gw", fmt.Sprintf("/%d", i)))
-			}
-			nowNS := sec
-			for b.Loop() {
-				nowNS += ms
-				w.decide(nowNS, ask(1, "gw", "/new"))
-			}
-		})
+	for name, l := range map[string]limits.Limit{"gateway": waiting(1_800_000, 1000, 1, "gw"), "pattern": waiting(1_800_000, 1, 1, "gw", "*")} {
+		for _, lanes := range []int{10, 1_000, 30_000} {
+			b.Run(fmt.Sprintf("%s/lanes=%d", name, lanes), func(b *testing.B) {
+				w := newWorld(b, Config{}, l)
+				for i := range lanes + 1 {
+					w.decide(sec, ask(1, "gw", fmt.Sprintf("/%d", i)))
+					w.decide(sec, ask(1, "gw", fmt.Sprintf("/%d", i)))
+				}
+				nowNS := sec
+				for b.Loop() {
+					nowNS += ms
+					w.decide(nowNS, ask(1, "gw", "/new"))
+				}
+			})
+		}
 	}
 }

@@ -114,7 +114,7 @@ func (d *Decision) explainLimits(i int) (all []ExplainedLimit) {
 			x.WaitNS = t.waitNS(r.need)
 		}
 		if b.limit.Per != "" {
-			x.Value = parseLevel(b.key).value
+			x.Value = shownName(parseLevel(b.key).value)
 		}
 		all = append(all, x)
 	}

@@ -31,7 +31,7 @@ func (e *Engine) Run(ctx context.Context) error {
 // Sweep frees what equals nothing: full buckets of names that no row writes out, buckets whose
 // row was deleted, gates with neither. It brings every gate up to the table in force, so that
 // older tables can be freed. No gate is locked for longer than it takes to look at some
-// thousand buckets; written-out endpoints of a larger gate are looked at when they are used.
+// thousand buckets.
 func (e *Engine) Sweep() { e.sweep(e.clock.NowNS()) }
 
 func (e *Engine) sweep(nowNS int64) {
@@ -61,20 +61,20 @@ func (e *Engine) sweepGate(g *gate, nowNS int64) {
 	}
 }
 
-// sweepChunk looks at some of the first unseen of the gate's bounded buckets, from the end so
+// sweepChunk looks at some of the first unseen of the gate's keyed buckets, from the end so
 // that what is dropped moves nothing that is still to be seen. It returns how many are left.
 func (g *gate) sweepChunk(table *limits.Table, unseen int, nowNS int64) int {
 	if g.dead || !g.syncByName(table, nowNS) {
 		return 0
 	}
 	g.serve(nowNS)
-	unseen = min(unseen, len(g.dynamic))
+	unseen = min(unseen, len(g.keyed))
 	rest := max(unseen-sweepChunk, 0)
 	for i := unseen - 1; i >= rest; i-- {
-		g.sweepBucket(g.dynamic[i], nowNS)
+		g.sweepBucket(g.keyed[i], nowNS)
 	}
 	if rest == 0 {
-		g.sweepRest(nowNS)
+		g.sweepOwn(nowNS)
 	}
 	return rest
 }
@@ -90,15 +90,10 @@ func (g *gate) syncByName(table *limits.Table, nowNS int64) bool {
 	return true
 }
 
-// sweepRest looks at the written-out endpoints and the gate itself.
-func (g *gate) sweepRest(nowNS int64) {
-	for _, written := range [2]map[string]*bucket{g.endpoints, g.others} {
-		if len(written) <= 4*sweepChunk {
-			g.sweepWritten(written, nowNS)
-		}
-	}
+// sweepOwn looks at the gate itself.
+func (g *gate) sweepOwn(nowNS int64) {
 	g.bringUp(&g.own, g.ownLimit(), nowNS)
-	if g.waiting == 0 && len(g.endpoints) == 0 && len(g.others) == 0 && g.fullAt(&g.own, nowNS) {
+	if g.waiting == 0 && len(g.keyed) == 0 && g.fullAt(&g.own, nowNS) {
 		g.remove()
 	}
 }
@@ -109,15 +104,6 @@ func (g *gate) ownLimit() *limits.Limit {
 		return g.engine.fallback
 	}
 	return g.gatewayRow
-}
-
-// sweepWritten looks at the buckets of names that rows write out; the others are in dynamic.
-func (g *gate) sweepWritten(buckets map[string]*bucket, nowNS int64) {
-	for _, b := range buckets {
-		if b.dynamic == 0 {
-			g.sweepBucket(b, nowNS)
-		}
-	}
 }
 
 // sweepBucket brings the bucket up to the newest rules, so that the next change finds when

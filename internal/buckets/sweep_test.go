@@ -145,3 +145,24 @@ func TestNoTable(t *testing.T) {
 		t.Errorf("Do without a table = %v, want %v", err, ErrNoTable)
 	}
 }
+
+// TestSweepLongGatesOfWrittenOutNames: those that rows write out are looked at like all others.
+func TestSweepLongGatesOfWrittenOutNames(t *testing.T) {
+	const endpoints = 5 * sweepChunk
+	rows := make([]limits.Limit, 0, endpoints)
+	for i := range endpoints {
+		rows = append(rows, row(1, 1, "gw", strconv.Itoa(i)))
+	}
+	w := newWorld(t, Config{}, rows...)
+	for i := range endpoints {
+		w.decide(1, ask(1, "gw", strconv.Itoa(i)))
+	}
+	w.engine.sweep(1)
+	if s := w.engine.Stats(); s.Buckets != endpoints+1 {
+		t.Errorf("%d buckets live while all are empty, want %d and the gate's", s.Buckets, endpoints)
+	}
+	w.engine.sweep(2 * sec)
+	if s := w.engine.Stats(); s.Buckets != 0 {
+		t.Errorf("%d buckets live when all are full again, want none", s.Buckets)
+	}
+}

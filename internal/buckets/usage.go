@@ -136,18 +136,19 @@ func (e *Engine) Usage() iter.Seq[Usage] { return e.usage(e.clock.NowNS()) }
 
 func (e *Engine) usage(nowNS int64) iter.Seq[Usage] {
 	return func(yield func(Usage) bool) {
+		// What is taken meanwhile comes twice, and the later counts; the other way round it would be missed.
+		for i := range e.kept.shards {
+			for _, u := range e.stillKept(&e.kept.shards[i], nowNS) {
+				if !yield(u) {
+					return
+				}
+			}
+		}
 		var gates []*gate
 		for i := range e.shards {
 			gates = e.shards[i].appendTo(gates[:0])
 			for _, g := range gates {
 				if !g.usage(nowNS, yield) {
-					return
-				}
-			}
-		}
-		for i := range e.kept.shards {
-			for _, u := range e.stillKept(&e.kept.shards[i], nowNS) {
-				if !yield(u) {
 					return
 				}
 			}

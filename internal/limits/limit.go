@@ -206,6 +206,10 @@ func (l *Limit) same(o *Limit) bool {
 		l.CreatedAt.Equal(o.CreatedAt) && l.UpdatedAt.Equal(o.UpdatedAt)
 }
 
+// CheckSeconds says whether a window that was written out has a length that it may have: 0, which a
+// Key takes for 1, is none. The error is a [FieldError].
+func CheckSeconds(n int64) error { return checkRange("per_seconds", n, 1, MaxPerSeconds) }
+
 // FieldError is one fault of one field of a row. Value is what was given, cut to a length
 // that fits a log line.
 type FieldError struct {

@@ -46,7 +46,7 @@ func (r Row) Limit() (Limit, error) {
 	}
 	err := errors.Join(l.Validate(), unknown)
 	if r.PerSeconds != nil && *r.PerSeconds == 0 {
-		err = errors.Join(err, &FieldError{"per_seconds", "0", fmt.Sprintf("is not within 1 to %d", MaxPerSeconds)})
+		err = errors.Join(err, CheckSeconds(0))
 	}
 	if r.Burst != nil && *r.Burst == 0 {
 		err = errors.Join(err, &FieldError{"burst", "0", fmt.Sprintf("is not within 1 to %d", MaxBurst)})

@@ -29,10 +29,9 @@ func (p place) hash() uint32 { return fnv(fnv(fnvOffset, p.gateway)*fnvPrime, p.
 
 // placeRows are all rows of one place.
 type placeRows struct {
-	owner   *edit
-	gateway string // with `*` where it is a pattern
-	all     level  // of the zero Dim
-	dims    map[Dim]*level
+	owner *edit
+	all   level // of the zero Dim
+	dims  map[Dim]*level
 }
 
 // level are a gateway row and the endpoint rows beside it, all of one dimension.
@@ -155,9 +154,8 @@ func (r *reload) removeUnseen(stamp Stamp) {
 	}
 	n := 0
 	for l := range r.prev.All() {
-		if n++; n%pauseEvery == 0 {
-			stamp.pauseAt(n)
-		}
+		n++
+		stamp.pauseAt(n)
 		if _, there := r.seen[l]; !there {
 			r.next.remove(r.edit, l.Key)
 		}
@@ -229,7 +227,6 @@ func (t *Table) writable(e *edit, domain, gateway string) *placeRows {
 	if rows == old {
 		return rows
 	}
-	rows.gateway = gateway
 	if isPattern(gateway) {
 		t.patterns.put(e, name(domain), t.patterns.get(name(domain)).with(e, gateway, rows))
 	} else {

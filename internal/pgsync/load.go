@@ -110,10 +110,10 @@ func (s *Sync) readRows(ctx context.Context, q queryer) (b batch, err error) {
 		return batch{}, fmt.Errorf("reading the rows: %w", err)
 	}
 	var r row
-	prev := s.current.Load()
+	prev, pause, read := s.current.Load(), s.pause(), 0
 	b.good = make([]*limits.Limit, 0, s.expected())
 	_, err = pgx.ForEachRow(rows, r.targets(), func() error {
-		if pause := s.pause(); pause != nil && len(b.good)%pauseEvery == 0 {
+		if read++; pause != nil && read%pauseEvery == 0 {
 			pause()
 		}
 		l, err := r.limit()

@@ -103,7 +103,7 @@ func (r *row) faults() error {
 		}
 	}
 	if r.PerSeconds.Valid && r.PerSeconds.Int64 == 0 {
-		errs = append(errs, &limits.FieldError{Field: "per_seconds", Value: "0", Reason: fmt.Sprintf("is not within 1 to %d", limits.MaxPerSeconds)})
+		errs = append(errs, limits.CheckSeconds(0))
 	}
 	if r.Burst.Valid && r.Burst.Int64 == 0 {
 		errs = append(errs, &limits.FieldError{Field: "burst", Value: "0", Reason: fmt.Sprintf("is not within 1 to %d", limits.MaxBurst)})
