@@ -63,12 +63,25 @@ func stockCommon(c *logpb.AccessLogCommon, namespace string) entry {
 	}
 }
 
-// stockFlags has the bit of each field that is set.
+// stockFlags has the bit of each field that is set, those of newer Envoys included, which the library
+// knows as numbers alone.
 func stockFlags(f *logpb.ResponseFlags) (out responseFlags) {
-	f.ProtoReflect().Range(func(field protoreflect.FieldDescriptor, _ protoreflect.Value) bool {
+	m := f.ProtoReflect()
+	m.Range(func(field protoreflect.FieldDescriptor, _ protoreflect.Value) bool {
 		out |= flag(field.Number())
 		return true
 	})
+	for b := m.GetUnknown(); len(b) > 0; {
+		num, kind, n := protowire.ConsumeField(b)
+		if kind == protowire.VarintType && num < 64 && m.Descriptor().Fields().ByNumber(num) == nil {
+			_, _, tag := protowire.ConsumeTag(b)
+			set, _ := protowire.ConsumeVarint(b[tag:])
+			if out &^= flag(num); set != 0 {
+				out |= flag(num)
+			}
+		}
+		b = b[n:]
+	}
 	return out
 }
 
@@ -151,6 +164,7 @@ func unusual() map[string][]byte {
 		"a negative time, then a good": oneEntry(common(field(5, varint(1, math.MaxUint64), varint(2, 9)), field(5, varint(1, 12)))),
 		"response twice":               oneEntry(response(field(1, varint(1, 503))), response(field(4, text(1, "grpc-status"), text(2, "3"))), response(field(1))),
 		"flags twice":                  oneEntry(common(field(16, varint(12, 1), varint(3, 1)), field(16, varint(12, 0)))),
+		"flags of newer Envoys":        oneEntry(common(field(16, varint(49, 1), varint(50, 1), varint(50, 0), varint(63, 9), varint(64, 1), field(51)))),
 		"flags of other wire types":    oneEntry(common(field(16, field(12), varint(13, 1), field(13), fixed64(1, 1)))),
 		"a tag twice":                  oneEntry(common(field(22, text(1, "gateway"), text(2, "a")), field(22, text(1, "gateway"), text(2, "b")))),
 		"a tag without value":          oneEntry(common(field(22, text(1, "gateway"), text(2, "a")), field(22, text(1, "gateway")))),
