@@ -1,0 +1,293 @@
+package spool
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+const (
+	// maxChunk is the most bytes of the frames of a chunk that has more than one.
+	maxChunk = MaxPayload
+	// patience is how long a segment that cannot be read is tried, before the rest of it is given up:
+	// else a bad sector would stop its reader for ever.
+	patience = time.Minute
+)
+
+// Reader goes through the log from the oldest record on. Read and Commit are for one goroutine at a
+// time, the other methods for any.
+type Reader struct {
+	l                  *Log
+	name               string
+	cursor             *cursor
+	arrived            chan struct{}
+	spoolFull, damaged prometheus.Counter
+
+	// Log.mu guards these.
+
+	at    int64 // index of the first record that is not committed
+	marks marks
+
+	// The goroutine that reads has these.
+
+	buf      []byte // of the last chunk
+	payloads [][]byte
+	segment  *segment // of the last chunk
+	spots    []spot   // its frames, and what is after them
+	failing  failing
+}
+
+// failing says since when a segment cannot be read.
+type failing struct {
+	segment *segment // nil = there is none
+	since   time.Time
+}
+
+// Chunk is consecutive records of one run. Its payloads stay until the next Read.
+type Chunk struct {
+	Run      string
+	First    int64 // offset of the first record of the first payload
+	N        int   // records of all payloads; 0 = there is nothing to read
+	Skip     int   // so many of them, the first ones, are committed already; less than N
+	Payloads [][]byte
+}
+
+// Next is the position after the chunk.
+func (c *Chunk) Next() Position { return Position{c.Run, c.First + int64(c.N)} }
+
+// Waiting returns the number of records that are written and not committed.
+func (r *Reader) Waiting() int64 {
+	r.l.mu.Lock()
+	defer r.l.mu.Unlock()
+	return r.l.end - r.at
+}
+
+// Since returns about when the oldest record that waits was written, rather too early than too late;
+// of one of an earlier life, when the log was opened. It is the zero time while none waits.
+func (r *Reader) Since() time.Time {
+	r.l.mu.Lock()
+	defer r.l.mu.Unlock()
+	if r.at == r.l.end {
+		return time.Time{}
+	}
+	return r.marks.of(r.at, r.l.opened)
+}
+
+// Arrived has an element after records were written.
+func (r *Reader) Arrived() <-chan struct{} { return r.arrived }
+
+// passLocked moves the reader to an index, unless it is there or beyond, and returns over how many
+// records.
+func (r *Reader) passLocked(index int64) (n int64) {
+	n = max(index-r.at, 0)
+	r.at += n
+	r.marks.forget(r.at)
+	return n
+}
+
+// Read returns the frames after what is committed, whole ones: as many as have no more than most
+// records, at least one if there is any. They may be fewer, since a chunk ends where a segment does,
+// and at 16 MiB. Without a Commit the next Read returns the same. What cannot be read because it is
+// damaged is passed over, counted and logged. An error is one of the system and may go away; after a
+// minute of them, what is left of that segment is taken for damaged.
+func (r *Reader) Read(most int) (Chunk, error) {
+	for {
+		p, ok := r.place()
+		if !ok {
+			return Chunk{}, nil
+		}
+		c, err := r.readAt(p, int64(most))
+		if c.N > 0 {
+			r.failing = failing{}
+			return c, nil
+		}
+		if err = r.judge(p.segment, err); err != nil {
+			return Chunk{}, err
+		}
+		r.passDamage(p)
+	}
+}
+
+// place is where a reader goes on, and how far it may read there.
+type place struct {
+	segment *segment
+	base    int64
+	at      int64
+	end     spot
+}
+
+func (r *Reader) place() (place, bool) {
+	r.l.mu.Lock()
+	defer r.l.mu.Unlock()
+	i, _ := slices.BinarySearchFunc(r.l.segments, r.at, func(s *segment, at int64) int {
+		if s.endLocked() <= at {
+			return -1
+		}
+		return 1
+	})
+	if i == len(r.l.segments) {
+		return place{}, false
+	}
+	s := r.l.segments[i]
+	return place{s, s.base, r.at, spot{s.endLocked(), s.size}}, true
+}
+
+// readAt reads a chunk. A chunk with records comes without an error, whatever follows them.
+func (r *Reader) readAt(p place, most int64) (Chunk, error) {
+	file, err := os.Open(p.segment.path) // kept open, a removed segment would keep its room
+	if err != nil {
+		return Chunk{}, err
+	}
+	defer func() { _ = file.Close() }() // it was only read
+	f := p.segment.frames(file, r.nearest(p), p.end.pos)
+	f.buf = r.buf[:0]
+	if err = p.find(f); err != nil {
+		return Chunk{}, err
+	}
+	return r.collect(p, f, most)
+}
+
+// nearest is the last frame before the place of which it is known where it begins.
+func (r *Reader) nearest(p place) spot {
+	near := spot{p.base, int64(headSize)}
+	if r.segment != p.segment {
+		return near
+	}
+	for _, s := range r.spots {
+		if s.index > p.at {
+			break
+		}
+		near = s
+	}
+	return near
+}
+
+// index is that of the next frame's first record.
+func (p *place) index(f *frames) int64 { return p.base + f.next - p.segment.first }
+
+// find reads up to the frame that has the record of the place.
+func (p *place) find(f *frames) error {
+	for {
+		_, n, err := f.peek()
+		if err != nil || p.index(f)+n > p.at {
+			return err
+		}
+		if _, _, err = f.read(); err != nil {
+			return err
+		}
+		f.drop()
+	}
+}
+
+// collect reads the frames of a chunk.
+func (r *Reader) collect(p place, f *frames, most int64) (Chunk, error) {
+	c := Chunk{Run: p.segment.run, First: f.next, Skip: int(p.at - p.index(f))}
+	r.segment, r.payloads, r.spots = p.segment, r.payloads[:0], append(r.spots[:0], spot{p.index(f), f.pos})
+	begin := f.pos
+	for p.index(f) < p.end.index {
+		size, n, err := f.peek()
+		if err == nil && c.N > 0 && (int64(c.N)+n > most || f.pos+size-begin > maxChunk) {
+			break
+		}
+		if err == nil && p.index(f)+n > p.end.index {
+			err = errDamaged // the next segment has these records, too
+		}
+		var payload []byte
+		if err == nil {
+			payload, _, err = f.read()
+		}
+		if err != nil {
+			if c.N == 0 {
+				return Chunk{}, err
+			}
+			break
+		}
+		c.N += int(n)
+		r.payloads = append(r.payloads, payload)
+		r.spots = append(r.spots, spot{p.index(f), f.pos})
+	}
+	r.keep(f.buf)
+	c.Payloads = r.payloads
+	return c, nil
+}
+
+// keep keeps the buffer for the next chunk, unless it is a huge one.
+func (r *Reader) keep(buf []byte) {
+	r.buf = nil
+	if cap(buf) <= keepBuffer {
+		r.buf = buf
+	}
+}
+
+// judge returns nil where err means damage, else the error for the caller.
+func (r *Reader) judge(s *segment, err error) error {
+	r.l.mu.Lock()
+	removed := s.removed
+	r.l.mu.Unlock()
+	if removed || errors.Is(err, errDamaged) || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	r.l.metrics.readErrors.Inc()
+	if r.failing.segment != s {
+		r.failing = failing{s, time.Now()}
+	}
+	if time.Since(r.failing.since) >= patience {
+		return nil
+	}
+	return fmt.Errorf("reading the spool: %w", err)
+}
+
+// passDamage moves the reader to the end of what it cannot read. If the segment was dropped meanwhile,
+// the reader has been moved already.
+func (r *Reader) passDamage(p place) {
+	r.l.mu.Lock()
+	var lost int64
+	if !p.segment.removed {
+		lost = r.passLocked(p.end.index)
+	}
+	first := !p.segment.noted && !p.segment.removed
+	p.segment.noted, p.segment.unsound = true, true
+	r.l.mu.Unlock()
+	r.segment, r.spots = p.segment, append(r.spots[:0], p.end)
+	r.damaged.Add(float64(lost))
+	if first {
+		r.l.log.Warn("a segment of the spool is damaged; what follows in it is lost",
+			slog.String("file", p.segment.path), slog.Int64("lost", lost))
+	}
+	r.l.tidy()
+}
+
+// Commit says that all records before p are dealt with. A position that the reader has passed, or
+// whose segment was dropped, changes nothing; one after the last record of its run is taken for that
+// record's end. After an error the position holds for this life of the log, but a later one may begin
+// at an older one.
+func (r *Reader) Commit(p Position) error {
+	if !r.moveTo(&p) {
+		return nil
+	}
+	err := r.cursor.write(p)
+	if err != nil {
+		r.l.metrics.cursorErrors.Inc()
+	}
+	r.l.tidy()
+	return err
+}
+
+// moveTo moves the reader to p, which it corrects; false = it has passed p.
+func (r *Reader) moveTo(p *Position) bool {
+	r.l.mu.Lock()
+	defer r.l.mu.Unlock()
+	for _, s := range slices.Backward(r.l.segments) {
+		if s.run == p.Run && s.first <= p.Offset {
+			p.Offset = min(p.Offset, s.first+s.records)
+			return r.passLocked(s.base+p.Offset-s.first) > 0
+		}
+	}
+	return false
+}
