@@ -1,4 +1,15 @@
 -- +goose Up
+-- A table without partitions, from before there were any, makes room; its rows come over below.
+-- +goose StatementBegin
+DO $$
+BEGIN
+    IF (SELECT relkind FROM pg_class WHERE oid = to_regclass('tps_metrics')) = 'r' THEN
+        ALTER TABLE tps_metrics RENAME TO tps_metrics_unpartitioned;
+        ALTER INDEX IF EXISTS tps_metrics_timestamp RENAME TO tps_metrics_unpartitioned_timestamp;
+    END IF;
+END $$;
+-- +goose StatementEnd
+
 CREATE TABLE IF NOT EXISTS tps_metrics (
     gateway     text             NOT NULL,
     endpoint    text             NOT NULL DEFAULT '',
@@ -18,6 +29,18 @@ COMMENT ON COLUMN tps_metrics.duration_ms IS 'what Envoy measured, less waited_m
 COMMENT ON COLUMN tps_metrics.throttled IS 'refused by a limit of ratelimitd; an upstream''s own 429 is not';
 
 CREATE TABLE IF NOT EXISTS tps_metrics_default PARTITION OF tps_metrics DEFAULT;
+
+-- +goose StatementBegin
+DO $$
+BEGIN
+    IF to_regclass('tps_metrics_unpartitioned') IS NOT NULL THEN
+        INSERT INTO tps_metrics (gateway, endpoint, timestamp, duration_ms, success)
+        SELECT coalesce(gateway, '-'), coalesce(endpoint, ''), coalesce(timestamp, now()), coalesce(duration_ms, 0), coalesce(success, true)
+        FROM tps_metrics_unpartitioned;
+        DROP TABLE tps_metrics_unpartitioned;
+    END IF;
+END $$;
+-- +goose StatementEnd
 
 -- Rows come nearly in the order of time, so a block range index costs next to nothing and
 -- still finds an hour of a day.

@@ -21,7 +21,7 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 var discard = slog.New(slog.DiscardHandler)
 
 // newest is the number of the last file in this directory.
-const newest = 3
+const newest = 4
 
 func tables(t *testing.T, conn *pgx.Conn) []string {
 	t.Helper()
@@ -46,7 +46,10 @@ func TestUpMakesTheSchemaOnce(t *testing.T) {
 	if n := strings.Count(out.String(), "database migrated"); n != newest {
 		t.Errorf("the first Up logs %d migrations, want %d:\n%s", n, newest, out.String())
 	}
-	want := []string{"ratelimitd_schema", "tps_limits", "tps_limits_history", "tps_metrics", "tps_metrics_default"}
+	want := []string{
+		"ratelimitd_schema", "tps_limits", "tps_limits_history", "tps_metrics", "tps_metrics_default", "tps_offsets",
+		"tps_rollups", "tps_rollups_hour", "tps_rollups_hour_default", "tps_rollups_minute", "tps_rollups_minute_default", "tps_rollups_second", "tps_rollups_second_default",
+	}
 	conn := testenv.Connect(t, db)
 	if diff := cmp.Diff(want, tables(t, conn)); diff != "" {
 		t.Errorf("tables (-want +got):\n%s", diff)
@@ -57,6 +60,40 @@ func TestUpMakesTheSchemaOnce(t *testing.T) {
 	}
 	if out.Len() > 0 {
 		t.Errorf("the second Up logs something:\n%s", out.String())
+	}
+}
+
+// A table of the original design becomes partitioned and keeps its rows, with the defaults of what
+// it left empty.
+func TestUpTakesOverATableWithoutPartitions(t *testing.T) {
+	db := testenv.EmptyDatabase(t)
+	conn := testenv.Connect(t, db)
+	for _, sql := range []string{
+		"CREATE TABLE tps_metrics (id serial PRIMARY KEY, gateway varchar(255) NOT NULL, endpoint varchar(255), timestamp timestamptz DEFAULT now(), duration_ms real, success boolean)",
+		"CREATE INDEX tps_metrics_timestamp ON tps_metrics (timestamp)",
+		"INSERT INTO tps_metrics (gateway, endpoint, timestamp, duration_ms, success) VALUES ('gw', 'pay', '2026-01-02T03:04:05Z', 12.5, false), ('gw', NULL, NULL, NULL, NULL)",
+	} {
+		if _, err := conn.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := migrations.Up(t.Context(), db, discard); err != nil {
+		t.Fatal(err)
+	}
+	rows, err := conn.Query(t.Context(), "SELECT concat_ws('|', gateway, endpoint, duration_ms, success, tableoid::regclass) FROM tps_metrics ORDER BY endpoint")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"gw||0|t|tps_metrics_default", "gw|pay|12.5|f|tps_metrics_default"}, got); diff != "" {
+		t.Errorf("rows (-want +got):\n%s", diff)
+	}
+	var indexes int
+	if err := conn.QueryRow(t.Context(), "SELECT count(*) FROM pg_index WHERE indrelid = 'tps_metrics'::regclass").Scan(&indexes); err != nil || indexes != 1 {
+		t.Errorf("the table has %d indexes, error %v; want the one of the schema", indexes, err)
 	}
 }
 
