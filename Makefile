@@ -12,6 +12,7 @@ LINT_PIN  := v2.15.0
 LINT      := $(CACHE)/golangci-lint-$(LINT_PIN)/golangci-lint
 FUZZTIME  ?= 20s
 BENCHTIME ?= 1s
+SOAK      ?= 10m
 PKGS      ?= ./...
 
 # Where benchmarks and fuzz targets are: go test -bench and -fuzz would run packages without any.
@@ -22,7 +23,7 @@ FUZZ_FILES  = $(call find_tests,Fuzz)
 # Files of the newest release that may not change any more.
 LAST_RELEASE = $(shell git describe --tags --abbrev=0 2>/dev/null)
 
-.PHONY: help run build test test/alloc test/race test/e2e bench bench/holds bench/load bench/peers bench/reload bench/throughput fuzz lint fmt generate verify ci deps clean
+.PHONY: help run build test test/alloc test/race test/e2e bench bench/holds bench/load bench/peers bench/recorder bench/reload bench/throughput soak fuzz lint fmt generate verify ci deps clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9/]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -59,8 +60,14 @@ bench/load: deps ## a million limits: start from Postgres and from the state fil
 bench/reload: ## latency of decisions while a million limits reload, alternating rounds
 	go run ./bench/reload
 
+bench/recorder: deps ## CPU for each access-log entry; decisions while the recorder is saturated
+	go test -tags e2e -run '^$$' -bench . -benchtime 1x -timeout 0 ./bench/recorder
+
 bench/throughput: deps build ## ratelimitd beside a bare grpc-go server, same client, alternating rounds
 	go run ./bench/throughput -binary ./ratelimitd
+
+soak: deps ## the recorder at its bounds for SOAK (10m): memory stays flat, written + lost = received
+	go test -tags e2e -run '^TestSoak$$' -count 1 -timeout 0 ./bench/recorder -args -soak $(SOAK)
 
 # A target that is still making an input smaller when its time is over fails for that: so it tries ten
 # times, and not for a minute.

@@ -272,7 +272,7 @@ func putsRefused() []badInput {
 		put("invalid UTF-8", "{\"gateway\":\"\xff\"}", "400 body: is not UTF-8"),
 		put("100,000 objects within each other", strings.Repeat(`{"gateway":`, 50_000)+strings.Repeat("}", 50_000), "400 body: is not JSON: at byte 110001: invalid character '{' exceeded max depth"),
 		put("2 MiB", row+strings.Repeat(" ", 2<<20), "413 body: is over 1048576 bytes"),
-		put("as a form", row, alone+`the content type "application/x-www-form-urlencoded" is not application/json`, "Content-Type: application/x-www-form-urlencoded"),
+		put("as a form", row, alone+`the content type "application/x-www-form-urlencoded" is not application/json or application/x-ndjson`, "Content-Type: application/x-www-form-urlencoded"),
 		put("forwarded", row, alone+"the header X-Forwarded-For says that the request was forwarded", "X-Forwarded-For: 127.0.0.1"),
 		put("for another host", row, alone+`the host "evil.example" is not localhost, 127.0.0.1 or [::1]`, "Host: evil.example"),
 	}

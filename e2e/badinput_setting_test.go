@@ -102,11 +102,19 @@ func databaseSettings() []badInput {
 		setting("TPS_DB_PASSWORD without a host", "TPS_DB_PASSWORD=***: "+alone, "TPS_DB_PASSWORD=s3cret"),
 		setting("TPS_DB_HOST that is blank", `TPS_DB_HOST=" ": is blank`, "TPS_DB_HOST= "),
 		bad("TPS_SINKS", "postgres", "names postgres, but no database is set"),
-		bad("TPS_SINKS", "prometheus,statsd", `"statsd" is not postgres or prometheus, the sinks of this version`),
+		bad("TPS_SINKS", "prometheus,statsd", `"statsd" is not postgres, collector or prometheus`),
 		setting("TPS_DATA_DIR below a file", `TPS_DATA_DIR="$dir/text/data": mkdir $dir/text: not a directory`, "TPS_DATABASE_URL=postgres://127.0.0.1:1/d", "TPS_DATA_DIR=$dir/text/data"),
-		unsupported("TPS_REDIS_URL"), unsupported("TPS_COLLECTOR_URL"), unsupported("TPS_CONFIG_XDS"),
+		unsupported("TPS_REDIS_URL"), unsupported("TPS_CONFIG_XDS"),
 		bad("TPS_CONFIG_XDS", "envoy-gateway:18001", notSupported), bad("TPS_CONFIG_DIR", "/config", notSupported),
-		bad("TPS_SPOOL_MAX", "4GiB", notSupported), bad("TPS_RETENTION", "raw=30d,second=7d", notSupported),
+		bad("TPS_SPOOL_MAX", "0", "is not a size of at least 1MiB, such as 512MiB or 4GiB"),
+		bad("TPS_RETENTION", "raw=30 days", `raw: "30 days" is not 0 or a duration from 1h to 100 years, such as 30d`),
+		setting("TPS_COLLECTOR_URL with a password", "TPS_COLLECTOR_URL=***: has a user or password; it takes a token instead", "TPS_COLLECTOR_URL=http://u:s3cret@h"),
+		setting("TPS_COLLECTOR_TOKEN alone", "TPS_COLLECTOR_TOKEN=***: is set, but TPS_COLLECTOR_URL is not", "TPS_COLLECTOR_TOKEN=s3cret"),
+		bad("TPS_LOG_GATEWAY", "host", `gateway source "host": is not one of decision, tag, cluster, authority`),
+		bad("TPS_LOG_ENDPOINT", "decision,header", `endpoint source "header": is not one of decision, tag, path, route`),
+		bad("TPS_PATH_TEMPLATES", "users/{id}", `path template "users/{id}": is neither a path nor a method in capital letters and a path`),
+		bad("TPS_RAW_SAMPLE", "10%", "is not a number from 0 to 1"),
+		bad("TPS_STREAM_MAX_AGE", "-1", "is not a duration from 0s to 8760h0m0s, such as 30, 30s, 5m or 7d"),
 	}
 }
 

@@ -151,13 +151,13 @@ func (v *victim) log(t *testing.T, message []byte) {
 	}
 }
 
-// At TPS_MAX_QUEUE_SIZE the newest transactions are dropped and counted, not the oldest and not
-// without a trace; decisions go on, and what waited is written when Postgres is back.
-func TestMaxQueueSize(t *testing.T) {
-	const most, sent = 5, 8
+// At TPS_SPOOL_MAX the oldest transactions are dropped and counted, and not without a trace; decisions go
+// on, and what waited is written when Postgres is back.
+func TestSpoolMax(t *testing.T) {
+	const sent = 60_000 // of some 40 bytes
 	postgres := testenv.NewPostgres(t)
 	s := &stack{database: postgres.Database(t)}
-	s.daemon = newDaemon(t, "TPS_DATABASE_URL="+s.database, fmt.Sprintf("TPS_MAX_QUEUE_SIZE=%d", most), fmt.Sprintf("TPS_BATCH_SIZE=%d", most))
+	s.daemon = newDaemon(t, "TPS_DATABASE_URL="+s.database, "TPS_SPOOL_MAX=1MiB", "TPS_STREAM_MAX_AGE=0")
 	s.conn = testenv.Connect(t, s.database)
 	s.daemon.start(t)
 	s.setLimits(t, "INSERT INTO tps_limits (gateway, endpoint, max_tps, burst) VALUES "+goodRows)
@@ -165,24 +165,22 @@ func TestMaxQueueSize(t *testing.T) {
 	v.begin(t)
 	postgres.Hang()
 	defer postgres.Continue()
-	for i := range sent {
-		v.log(t, httpLogs(httpEntry(fmt.Sprintf("queued-%d", i))))
-	}
+	n := (&numbered{gateway: "numbered", size: 1000, every: 20 * time.Millisecond}).start(t, s.daemon.grpcAddr, sent)
+	n.running.Wait()
 	v.assertServes(t)
-	const full = `ratelimitd_recorder_dropped_total{reason="queue_full"}`
-	if n, waiting := v.metrics(t, full)[full], v.metric(t, "ratelimitd_recorder_queue_length"); n != sent-most || waiting != most {
-		t.Errorf("%g were dropped and %g wait, want %d and %d", n, waiting, sent-most, most)
+	lost := v.metrics(t, "ratelimitd_spool_lost_total")[`ratelimitd_spool_lost_total{reader="postgres",reason="spool_full"}`]
+	if lost == 0 || lost >= sent {
+		t.Errorf("%g of %d transactions were dropped, want some: a log of 1 MiB has no room for all", lost, sent)
 	}
 	if n := v.metric(t, "ratelimitd_transactions_total"); n != sent {
 		t.Errorf("the figures tell of %g transactions, want all %d", n, sent)
 	}
 	postgres.Continue()
-	testenv.Eventually(t, 40*time.Second, "the rows that waited", func() error {
-		got := query[string](t, s, "SELECT coalesce(string_agg(gateway, ' ' ORDER BY gateway), '') FROM tps_metrics")
-		if want := "queued-0 queued-1 queued-2 queued-3 queued-4"; got != want {
-			return fmt.Errorf("%q, want %q", got, want)
-		}
-		return nil
-	})
+	s.daemon.awaitStored(t)
+	stored := n.stored(t, s.conn)
+	lost = v.metric(t, "ratelimitd_spool_lost_total")
+	if float64(len(stored))+lost != sent || stored[sent] != 1 {
+		t.Errorf("%d transactions are stored and %g lost, want %d together, and the last one stored", len(stored), lost, sent)
+	}
 	v.assertServes(t)
 }

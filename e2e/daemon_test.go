@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -52,6 +53,7 @@ type daemon struct {
 	httpAddr string
 	env      []string
 	tls      *tls.Config // nil = its ports are plain
+	wrap     []string    // what runs ratelimitd; empty = nothing
 	server   *testenv.Server
 }
 
@@ -72,7 +74,8 @@ func newDaemon(tb testing.TB, env ...string) *daemon {
 // start runs it and waits until it is ready.
 func (d *daemon) start(tb testing.TB) {
 	tb.Helper()
-	d.server = testenv.StartServer(tb, d.env, build(tb), "serve")
+	command := append(slices.Clone(d.wrap), build(tb), "serve")
+	d.server = testenv.StartServer(tb, d.env, command[0], command[1:]...)
 	testenv.Eventually(tb, 30*time.Second, "starting ratelimitd", func() error {
 		if !d.server.Running() {
 			tb.Fatalf("ratelimitd has ended:\n%s", d.server.Output())

@@ -17,13 +17,20 @@ import (
 )
 
 // Under traffic that is admitted, refused and held, what Prometheus scrapes from ratelimitd makes
-// every panel of the dashboard show something. The counts are those that Envoy's clients saw.
+// every panel of the dashboard show something. The counts are those that Envoy's clients saw. A
+// Prometheus with native histograms has these alone, without classic buckets.
 func TestDashboardShowsTraffic(t *testing.T) {
+	t.Run("classic histograms", func(t *testing.T) { showsTraffic(t) })
+	t.Run("native histograms", func(t *testing.T) { showsTraffic(t, "--enable-feature=native-histograms") })
+}
+
+func showsTraffic(t *testing.T, flags ...string) {
+	t.Helper()
 	s := newStack(t, stackConfig{envoy: "envoy-hold.yaml"})
 	s.setLimits(t, `INSERT INTO tps_limits (gateway, endpoint, max_tps, burst, max_wait_ms) VALUES
 		('gw-main', 'pay', 1, 5, 0), ('gw-main', 'report', 20, 1, 20000)`)
 	prometheus := testenv.StartPrometheus(t, fmt.Sprintf(
-		"global: {scrape_interval: 100ms}\nscrape_configs: [{job_name: ratelimitd, static_configs: [{targets: [%q]}]}]", s.daemon.httpAddr))
+		"global: {scrape_interval: 100ms}\nscrape_configs: [{job_name: ratelimitd, static_configs: [{targets: [%q]}]}]", s.daemon.httpAddr), flags...)
 
 	round := func(n int) (refused int) {
 		t.Helper()

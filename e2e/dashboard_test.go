@@ -9,8 +9,10 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -68,12 +70,13 @@ func loadDashboard(tb testing.TB) dashboard {
 }
 
 // asGrafana replaces what Grafana does before it sends a query: its own variables and macros,
-// with those of the dashboard at All.
-func asGrafana(query string) string {
-	const seconds = "5"
-	query = regexp.MustCompile(`\$__timeGroupAlias\(([^,]+), \$__interval\)`).ReplaceAllString(query, `floor(extract(epoch from $1)/`+seconds+`)*`+seconds+` AS "time"`)
-	query = regexp.MustCompile(`\$__timeFilter\(([^)]+)\)`).ReplaceAllString(query, `$1 BETWEEN now() - interval '1 hour' AND now()`)
-	return strings.NewReplacer("$__interval_ms", seconds+"000", "$__rate_interval", "1m", "$__range", "1h",
+// with those of the dashboard at All, for the last hour.
+func asGrafana(query string) string { return overRange(query, time.Hour, 5*time.Second) }
+
+// overRange is asGrafana for another range, which is shown in intervals of some length.
+func overRange(query string, length, interval time.Duration) string {
+	query = regexp.MustCompile(`\$__timeFilter\(([^)]+)\)`).ReplaceAllString(query, fmt.Sprintf(`$1 BETWEEN now() - interval '%d seconds' AND now()`, int(length.Seconds())))
+	return strings.NewReplacer("$__interval_ms", strconv.FormatInt(interval.Milliseconds(), 10), "$__rate_interval", "1m", "$__range", "1h",
 		"$domain", ".*", "$gateway", ".*", "$endpoint", ".*").Replace(query)
 }
 
@@ -177,7 +180,8 @@ func TestDashboardSQL(t *testing.T) {
 	}
 	for _, statement := range []string{
 		"INSERT INTO tps_limits (gateway, max_tps) VALUES ('gw', 5)",
-		"INSERT INTO tps_metrics (gateway, endpoint, timestamp, duration_ms, throttled, waited_ms) SELECT 'gw', 'pay', now() - interval '1 minute', n, n % 2 = 0, n FROM generate_series(1, 100) n",
+		`INSERT INTO tps_rollups (resolution, at, gateway, endpoint, requests, successes, throttled, held, waited_ms, duration_ms, peak_tps, buckets, counts)
+			SELECT r, date_trunc(r, now() - interval '2 minutes'), 'gw', 'pay', 100, 40, 50, 20, 900, 5000, 60, '{80,90}', '{30,20}' FROM unnest('{second,minute,hour}'::text[]) r`,
 	} {
 		if _, err := owner.Exec(t.Context(), statement); err != nil {
 			t.Fatalf("%s: %v", statement, err)

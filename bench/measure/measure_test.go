@@ -55,3 +55,39 @@ func TestQuantile(t *testing.T) {
 		}
 	}
 }
+
+func TestFigures(t *testing.T) {
+	body := "# HELP a_total Help.\n# TYPE a_total counter\na_total{name=\"x y\"} 1.5\na_total{name=\"z\"} 2\na_total_more 4\nb 3\n"
+	f, err := parseFigures(body)
+	if err != nil || len(f) != 4 || f[`a_total{name="x y"}`] != 1.5 {
+		t.Fatalf("parseFigures = %v, %v, want 4 series", f, err)
+	}
+	for name, want := range map[string]float64{"a_total": 3.5, "b": 3, "c": 0} {
+		if got := f.Sum(name); got != want {
+			t.Errorf("Sum(%q) = %v, want %v", name, got, want)
+		}
+	}
+	if f, err := parseFigures("b three\n"); err == nil {
+		t.Errorf("parseFigures of no number = %v without an error", f)
+	}
+}
+
+func TestRawCodec(t *testing.T) {
+	var c RawCodec
+	sent := []byte("abc")
+	wire, err := c.Marshal(sent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent[0] = 'x' // it was copied
+	got := []byte("what was there before")
+	if err := c.Unmarshal(append(wire, wire...), &got); err != nil || string(got) != "abcabc" {
+		t.Errorf("after two buffers of abc: %q, %v", got, err)
+	}
+	if _, err := c.Marshal("abc"); err == nil {
+		t.Error("Marshal takes a string")
+	}
+	if err := c.Unmarshal(wire, "abc"); err == nil {
+		t.Error("Unmarshal takes a string")
+	}
+}

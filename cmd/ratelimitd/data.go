@@ -11,9 +11,10 @@ import (
 	"github.com/tps-agent/ratelimitd/internal/usage"
 )
 
-// lockWithPostgres locks the data directory where the last good limits will be kept there for sure.
-func (s *server) lockWithPostgres() error {
-	if s.cfg.database == "" {
+// lockEarly locks the data directory where something will be kept there for sure: the last good limits,
+// the log of transactions.
+func (s *server) lockEarly() error {
+	if s.cfg.database == "" && !s.cfg.recorder.kept() {
 		return nil
 	}
 	return s.lockDataDir()

@@ -86,7 +86,7 @@ func metricsTable() (string, error) {
 	all := map[string]*dto.MetricFamily{}
 	for _, s := range []settings{
 		{TLSCert: missing, TLSKey: missing, TLSClientCA: missing},
-		{DatabaseURL: "postgres://localhost/none"}, // nothing connects before it runs
+		{DatabaseURL: "postgres://localhost/none", CollectorURL: "http://localhost"}, // nothing connects before it runs
 	} {
 		families, err := metricsWith(&s)
 		if err != nil {
@@ -124,6 +124,10 @@ func metricsWith(given *settings) ([]*dto.MetricFamily, error) {
 	if err != nil {
 		return nil, err
 	}
+	if cfg.dataDir, err = os.MkdirTemp("", "ratelimitd-docs"); err != nil {
+		return nil, err
+	}
+	defer func() { _ = os.RemoveAll(cfg.dataDir) }() // in the directory of temporary files
 	s := prepare(cfg, slog.New(slog.DiscardHandler), &touching{prometheus.NewRegistry()})
 	defer s.close()
 	for _, step := range s.parts() {

@@ -11,7 +11,7 @@ import (
 
 	"google.golang.org/grpc"
 
-	"github.com/tps-agent/ratelimitd/internal/recorder"
+	"github.com/tps-agent/ratelimitd/internal/accesslog"
 )
 
 // stopper tells of signals. SIGTERM (or the end of the context) asks for the full drain, SIGINT
@@ -98,7 +98,7 @@ func (s *server) drain(live context.Context, stop *stopper) {
 	}
 	const answers = 500 * time.Millisecond // for the last answers to travel
 	s.engine.Drain(s.clock.NowNS() + int64(max(time.Until(deadline)-answers, 0)))
-	s.recorder.CloseStreams()
+	s.logs.CloseStreams()
 	s.endWatches()
 	s.finish(live, stop, deadline)
 }
@@ -158,7 +158,7 @@ func (s *server) cut() {
 // which otherwise last as long as their client likes and would keep GracefulStop waiting. Streams of
 // access logs end by themselves.
 func (s *server) endWithDrain(service any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
-	if _, isRecorder := service.(*recorder.Recorder); isRecorder {
+	if _, isLogs := service.(*accesslog.Service); isLogs {
 		return handle(service, stream)
 	}
 	ctx, cancel := context.WithCancel(stream.Context())

@@ -32,6 +32,8 @@ type cli struct {
 	Migrate migrateCmd `cmd:"" help:"Bring the schema of the database up to date, and end."`
 	Limits  limitsCmd  `cmd:"" help:"List, set and delete limits through the API of a running server."`
 	Check   checkCmd   `cmd:"" help:"Ask a running server for a decision, and print it."`
+	Top     topCmd     `cmd:"" help:"Show what a running server measures, in a table that is always new."`
+	Ingest  ingestCmd  `cmd:"" help:"Bring an access log of Envoy in JSON, or a file of transactions, into a running server."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 	Docs    docsCmd    `cmd:"" hidden:"" help:"Write the tables of settings and metrics into Markdown files."`
 }
@@ -53,6 +55,10 @@ const description = `ratelimitd is Envoy's external rate limit service: limits a
   ratelimitd limits set --gateway shop --max-tps 100      at most 100 requests per second to shop
   ratelimitd limits set --gateway shop --endpoint pay --max-tps 5 --max-wait-ms 2000
                                                           pay waits up to two seconds for its turn
+  ratelimitd limits set --gateway shop --max-tps 50 --what-if
+                                                          what would that have refused yesterday? (writes nothing)
+  ratelimitd top                                          transactions per second and percentiles, live
+  ratelimitd ingest access.log.gz                         count a log file of Envoy (started again, it counts nothing twice)
   ratelimitd check gateway=shop endpoint=pay              what would Envoy be told? (charges one hit)
 
 Every setting of serve is a flag and an environment variable; the flag wins.`
@@ -95,6 +101,10 @@ func (c *cli) dispatch(ctx context.Context, command string, env []string, stdout
 		return c.Limits.run(ctx, words[1], env, stdout)
 	case "check":
 		return c.Check.run(ctx, env, stdout)
+	case "top":
+		return c.Top.run(ctx, env, stdout)
+	case "ingest":
+		return c.Ingest.run(ctx, env, stdout, stderr)
 	case "version":
 		_, err := fmt.Fprintln(stdout, "ratelimitd", version())
 		return err

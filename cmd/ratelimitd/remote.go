@@ -53,6 +53,7 @@ type limitsCmd struct {
 		Shadow    bool   `help:"Decide and count, but never refuse or hold."`
 		Disabled  bool   `help:"Keep the row, but limit nothing."`
 		Note      string `help:"Free text."`
+		whatIfFlags
 	} `cmd:"" help:"Write one whole limit: what is not said takes its default."`
 	Delete struct {
 		remote
@@ -82,16 +83,7 @@ func (c *limitsCmd) run(ctx context.Context, command string, env []string, stdou
 	}
 	switch command {
 	case "set":
-		enabled := !c.Set.Disabled
-		k := c.Set.key()
-		row, err := api.PutLimit(ctx, limits.Row{
-			Domain: k.Domain, Gateway: k.Gateway, Endpoint: &k.Endpoint, Per: &k.Per, PerSeconds: &k.PerSeconds, Algorithm: &c.Set.Algorithm, MaxTPS: &c.Set.MaxTPS, Enabled: &enabled,
-			Burst: c.Set.Burst, MaxWaitMS: &c.Set.MaxWaitMS, Shadow: &c.Set.Shadow, Note: &c.Set.Note,
-		})
-		if err != nil {
-			return err
-		}
-		return printRows(stdout, []limits.Row{row})
+		return c.set(ctx, api, stdout)
 	case "delete":
 		if err := api.DeleteLimit(ctx, c.Delete.key()); err != nil {
 			return err
@@ -107,6 +99,27 @@ func (c *limitsCmd) run(ctx context.Context, command string, env []string, stdou
 		return printJSON(stdout, map[string]any{"limits": rows})
 	}
 	return printRows(stdout, rows)
+}
+
+// set writes the limit, or tells what it would do.
+func (c *limitsCmd) set(ctx context.Context, api *client.Client, stdout io.Writer) error {
+	enabled := !c.Set.Disabled
+	k := c.Set.key()
+	row := limits.Row{
+		Domain: k.Domain, Gateway: k.Gateway, Endpoint: &k.Endpoint, Per: &k.Per, PerSeconds: &k.PerSeconds, Algorithm: &c.Set.Algorithm, MaxTPS: &c.Set.MaxTPS, Enabled: &enabled,
+		Burst: c.Set.Burst, MaxWaitMS: &c.Set.MaxWaitMS, Shadow: &c.Set.Shadow, Note: &c.Set.Note,
+	}
+	switch {
+	case c.Set.WhatIf:
+		return c.Set.ask(ctx, api, row, stdout)
+	case c.Set.Range != "": // nothing was to be written, it seems
+		return errors.New("--range goes with --what-if")
+	}
+	stored, err := api.PutLimit(ctx, row)
+	if err != nil {
+		return err
+	}
+	return printRows(stdout, []limits.Row{stored})
 }
 
 func printJSON(w io.Writer, v any) error {

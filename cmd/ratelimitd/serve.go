@@ -17,7 +17,6 @@ import (
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/gofrs/flock"
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/mattn/go-isatty"
 	"github.com/prometheus/client_golang/prometheus"
@@ -29,14 +28,17 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 
+	"github.com/tps-agent/ratelimitd/internal/accesslog"
 	"github.com/tps-agent/ratelimitd/internal/admin"
 	"github.com/tps-agent/ratelimitd/internal/buckets"
 	"github.com/tps-agent/ratelimitd/internal/certs"
 	"github.com/tps-agent/ratelimitd/internal/filesync"
+	"github.com/tps-agent/ratelimitd/internal/history"
 	"github.com/tps-agent/ratelimitd/internal/limits"
 	"github.com/tps-agent/ratelimitd/internal/pgsync"
 	"github.com/tps-agent/ratelimitd/internal/recorder"
 	"github.com/tps-agent/ratelimitd/internal/rls"
+	"github.com/tps-agent/ratelimitd/internal/traffic"
 	"github.com/tps-agent/ratelimitd/internal/usage"
 	"github.com/tps-agent/ratelimitd/migrations"
 )
@@ -108,7 +110,10 @@ type server struct {
 	engine   *buckets.Engine
 	store    store
 	recorder *recorder.Recorder
-	pool     *pgxpool.Pool // of the recorder; nil without Postgres
+	history  *history.Store // nil without Postgres
+	pool     *pgxpool.Pool  // of history
+	logs     *accesslog.Service
+	line     func([]byte) (t traffic.Transaction, counted bool, err error) // of an access log in JSON
 	usage    *usage.Store
 	lock     *flock.Flock // of the data directory; nil while nothing is kept there
 	certs    *certs.Store // nil = the ports are plain
@@ -129,7 +134,7 @@ type server struct {
 // newServer makes every part and opens the ports; nothing runs yet.
 func newServer(cfg config, log *slog.Logger) (*server, error) {
 	s := prepare(cfg, log, prometheus.NewRegistry())
-	for _, step := range slices.Concat([]func() error{s.lockWithPostgres}, s.parts(), []func() error{s.loadUsage, s.listen}) {
+	for _, step := range slices.Concat([]func() error{s.lockEarly}, s.parts(), []func() error{s.loadUsage, s.listen}) {
 		if err := step(); err != nil {
 			s.close()
 			return nil, err
@@ -210,33 +215,6 @@ func (s *server) makeStore() (err error) {
 	return err
 }
 
-func (s *server) makeRecorder() error {
-	c := recorder.Config{
-		BatchSize: s.cfg.batchSize, FlushInterval: s.cfg.flushInterval, MaxQueue: s.cfg.maxQueue,
-		MaxSeries: s.cfg.maxSeries, FlushTimeout: s.flushTime(), Prometheus: s.cfg.prometheusSink,
-	}
-	var sink recorder.Sink
-	if s.cfg.postgresSink {
-		poolConfig, err := pgxpool.ParseConfig(s.cfg.database)
-		if err != nil {
-			return fmt.Errorf("reading the settings of the database: %w", err)
-		}
-		poolConfig.MaxConns = 4
-		if poolConfig.ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
-			// Prepared statements break behind a PgBouncer that pools by transaction.
-			poolConfig.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
-		}
-		poolConfig.ConnConfig.ConnectTimeout = 5 * time.Second
-		if s.pool, err = pgxpool.NewWithConfig(context.Background(), poolConfig); err != nil {
-			return fmt.Errorf("preparing connections to the database: %w", err)
-		}
-		sink = recorder.NewPostgres(s.pool, s.cfg.serverID)
-	}
-	var err error
-	s.recorder, err = recorder.New(c, sink, s.registry, s.log)
-	return err
-}
-
 // makeServers registers every service. There is no limit on concurrent streams: Envoy fills a
 // connection before it knows of one, and lets through what is refused then.
 func (s *server) makeServers() error {
@@ -255,7 +233,7 @@ func (s *server) makeServers() error {
 		grpc.StreamInterceptor(s.endWithDrain),
 	)
 	service.Register(s.grpc)
-	s.recorder.Register(s.grpc)
+	s.logs.Register(s.grpc)
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	s.setHealth(healthpb.HealthCheckResponse_NOT_SERVING)
@@ -303,7 +281,8 @@ func (s *server) adminHandler(service *rls.Service) http.Handler {
 	return admin.New(admin.Config{Tokens: s.cfg.tokens, ClientCertificates: s.cfg.tls.ClientCA != ""}, admin.Deps{
 		Store: s.store, Current: s.current, Gatherer: s.registry, JSON: service.JSON(), Explain: service.Explain(), Log: s.log,
 		Fullest: s.fullest, ResetBucket: s.resetBucket,
-		Stats: func() any { return s.recorder.Stats() },
+		Received: s.received, Stats: s.stats, Seconds: s.seconds, WhatIfRange: s.whatIfRange(), Done: s.watches.Done(),
+		Record: s.recorder.Record, Receive: s.recorder.Receive, Line: s.line,
 		Checks: []admin.Check{
 			{Name: "limits", Fatal: true, Run: func() error {
 				if s.current.Load() == nil {

@@ -46,12 +46,22 @@ type settings struct {
 	MaxWaiters string `name:"max-waiters" setting:"TPS_MAX_WAITERS" fallback:"100000" help:"Bound: held requests; what comes then is refused. Of 1,000 and more one gateway may hold 95 in 100."`
 	MaxSeries  string `name:"max-series" setting:"TPS_MAX_SERIES" fallback:"10000" help:"Bound: names in each family of metrics; the rest counts as other."`
 
-	ServerID      string `name:"server-id" setting:"TPS_SERVER_ID" help:"Names this replica in tps_metrics; the host name where it is empty."`
-	Sinks         string `name:"sinks" setting:"TPS_SINKS" help:"Where transactions go: postgres, prometheus. Empty = all that are configured."`
-	BatchSize     string `name:"batch-size" setting:"TPS_BATCH_SIZE" fallback:"100" help:"A write to Postgres starts at this many waiting transactions, and takes all that wait (at most 10,000)."`
-	FlushInterval string `name:"flush-interval" setting:"TPS_FLUSH_INTERVAL" fallback:"30s" help:"Or after this time."`
-	MaxQueueSize  string `name:"max-queue-size" setting:"TPS_MAX_QUEUE_SIZE" fallback:"10000" help:"Bound: transactions in memory; what comes then is dropped and counted."`
-	DataDir       string `name:"data-dir" setting:"TPS_DATA_DIR" fallback:"./ratelimitd-data" help:"What must survive a restart: the last good limits of Postgres, the usage of long windows. One process each."`
+	ServerID       string `name:"server-id" setting:"TPS_SERVER_ID" help:"Names this replica in tps_metrics; the host name where it is empty."`
+	Sinks          string `name:"sinks" setting:"TPS_SINKS" help:"Where transactions go: postgres, collector, prometheus. Empty = all that are configured."`
+	CollectorURL   string `name:"collector-url" setting:"TPS_COLLECTOR_URL" secret:"true" help:"http(s)://host:8080 of another ratelimitd that takes the transactions: the central collector."`
+	CollectorToken string `name:"collector-token" setting:"TPS_COLLECTOR_TOKEN" secret:"true" help:"A token of that one's TPS_API_TOKENS, role write."`
+	BatchSize      string `name:"batch-size" setting:"TPS_BATCH_SIZE" fallback:"100" help:"A write to Postgres or the collector starts at this many waiting transactions, and takes all that wait (at most 10,000)."`
+	FlushInterval  string `name:"flush-interval" setting:"TPS_FLUSH_INTERVAL" fallback:"30s" help:"Or after this time."`
+	MaxQueueSize   string `name:"max-queue-size" setting:"TPS_MAX_QUEUE_SIZE" fallback:"10000" help:"Bound: transactions in memory, which are about to be written to the log on disk; what comes then is dropped and counted."`
+	DataDir        string `name:"data-dir" setting:"TPS_DATA_DIR" fallback:"./ratelimitd-data" help:"What must survive a restart: the last good limits of Postgres, the usage of long windows, the log of transactions on their way to Postgres or the collector. One process each."`
+	SpoolMax       string `name:"spool-max" setting:"TPS_SPOOL_MAX" fallback:"4GiB" help:"Bound: that log on disk; at the bound the oldest transactions are dropped and counted."`
+	Retention      string `name:"retention" setting:"TPS_RETENTION" fallback:"raw=30d,second=7d,minute=90d,hour=400d" help:"Partitions of tps_metrics (raw) and tps_rollups that are older are dropped; 0 = never."`
+	RawSample      string `name:"raw-sample" setting:"TPS_RAW_SAMPLE" fallback:"1" help:"Share of transactions that get a row in tps_metrics, from 0 to 1; tps_rollups always count all."`
+
+	LogGateway    string `name:"log-gateway" setting:"TPS_LOG_GATEWAY" fallback:"decision,tag,cluster" help:"Where the gateway of an access-log entry comes from; the first that tells one. Of decision, tag, cluster, authority."`
+	LogEndpoint   string `name:"log-endpoint" setting:"TPS_LOG_ENDPOINT" fallback:"decision,tag,path,route" help:"Where its endpoint comes from. Of decision, tag, path (through TPS_PATH_TEMPLATES), route."`
+	PathTemplates string `name:"path-templates" setting:"TPS_PATH_TEMPLATES" help:"Paths that are endpoints, such as /users/{id},GET /files/{rest...}; a path that none matches is none."`
+	StreamMaxAge  string `name:"stream-max-age" setting:"TPS_STREAM_MAX_AGE" fallback:"10m" help:"An access-log stream is ended after about this time, right after a message, so that Envoys spread over the replicas; 0 = never."`
 
 	APITokens   string `name:"api-tokens" setting:"TPS_API_TOKENS" secret:"true" help:"Bearer tokens of the API as role:token, separated by commas; roles read and write. Without it writes are for this host alone."`
 	TLSCert     string `name:"tls-cert" setting:"TPS_TLS_CERT" help:"PEM file of the certificate for the gRPC and the HTTP port. The three files are read again when they change."`
@@ -67,8 +77,7 @@ type settings struct {
 // unsupported are settings of the product that this version does not have. Ignoring one of them
 // would be a surprise, so the start stops.
 var unsupported = []string{ //nolint:gochecknoglobals // a constant list
-	"TPS_CONFIG_DIR", "TPS_CONFIG_XDS", "TPS_COLLECTOR_URL", "TPS_SPOOL_MAX", "TPS_RETENTION",
-	"TPS_REDIS_URL",
+	"TPS_CONFIG_DIR", "TPS_CONFIG_XDS", "TPS_REDIS_URL",
 }
 
 // tokenVariable holds the token of the commands that call the API.
@@ -89,13 +98,9 @@ type config struct {
 
 	maxBuckets, maxWaiters, maxSeries int
 
-	serverID       string
-	prometheusSink bool
-	postgresSink   bool
-	batchSize      int
-	flushInterval  time.Duration
-	maxQueue       int
-	dataDir        string
+	serverID string
+	recorder recorderConfig
+	dataDir  string
 
 	tokens                []admin.Token
 	tls                   certs.Config // Cert is empty where the ports are plain
@@ -135,10 +140,8 @@ func (s *settings) resolve(env []string) (config, error) {
 		maxWaiters: int(r.int("TPS_MAX_WAITERS", 1, 10_000_000)),
 		maxSeries:  int(r.int("TPS_MAX_SERIES", 1, 10_000_000)),
 
-		batchSize:     int(r.int("TPS_BATCH_SIZE", 1, 10_000)),
-		flushInterval: r.duration("TPS_FLUSH_INTERVAL", time.Millisecond, 24*time.Hour),
-		maxQueue:      int(r.int("TPS_MAX_QUEUE_SIZE", 1, 100_000_000)),
-		dataDir:       r.values["TPS_DATA_DIR"],
+		recorder: r.recorder(),
+		dataDir:  r.values["TPS_DATA_DIR"],
 
 		tls: certs.Config{Cert: r.values["TPS_TLS_CERT"], Key: r.values["TPS_TLS_KEY"], ClientCA: r.values["TPS_TLS_CLIENT_CA"]},
 
@@ -171,9 +174,6 @@ func (r *reader) rest(c *config) {
 	}
 	if c.drainDelay > c.drainTime && r.good("TPS_DRAIN_DELAY", "TPS_DRAIN_TIME") {
 		r.fail("TPS_DRAIN_DELAY", "is longer than TPS_DRAIN_TIME, of which it is a part")
-	}
-	if c.maxQueue < c.batchSize && r.good("TPS_MAX_QUEUE_SIZE", "TPS_BATCH_SIZE") {
-		r.fail("TPS_MAX_QUEUE_SIZE", "is smaller than TPS_BATCH_SIZE")
 	}
 	r.sinks(c)
 	for _, name := range unsupported {
@@ -319,23 +319,6 @@ func (r *reader) list(name string) []string {
 		out = append(out, item)
 	}
 	return out
-}
-
-func (r *reader) sinks(c *config) {
-	c.prometheusSink, c.postgresSink = true, c.database != ""
-	if r.values["TPS_SINKS"] == "" {
-		return
-	}
-	names := r.list("TPS_SINKS")
-	c.prometheusSink, c.postgresSink = slices.Contains(names, "prometheus"), slices.Contains(names, "postgres")
-	for _, name := range names {
-		if name != "postgres" && name != "prometheus" {
-			r.fail("TPS_SINKS", fmt.Sprintf("%q is not postgres or prometheus, the sinks of this version", name))
-		}
-	}
-	if c.postgresSink && c.database == "" {
-		r.fail("TPS_SINKS", "names postgres, but no database is set")
-	}
 }
 
 // serviceLinks is what Kubernetes makes of a Service called tps-db.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"math"
 	"reflect"
 	"slices"
 	"strings"
@@ -10,7 +11,7 @@ import (
 
 // variables are all that resolve knows of, and one that it does not.
 func variables() (names []string, secret map[string]bool) {
-	names, secret = append([]string{"TPS_ODD"}, unsupported...), map[string]bool{"TPS_REDIS_URL": true, "TPS_COLLECTOR_URL": true}
+	names, secret = append([]string{"TPS_ODD"}, unsupported...), map[string]bool{"TPS_REDIS_URL": true}
 	for field := range reflect.TypeFor[settings]().Fields() {
 		names = append(names, field.Tag.Get("setting"))
 		secret[field.Tag.Get("setting")] = field.Tag.Get("secret") != ""
@@ -80,15 +81,20 @@ func assertBounds(t *testing.T, env []string, c *config) {
 	within("TPS_MAX_BUCKETS", int64(c.maxBuckets), 1, 1e9)
 	within("TPS_MAX_WAITERS", int64(c.maxWaiters), 1, 1e7)
 	within("TPS_MAX_SERIES", int64(c.maxSeries), 1, 1e7)
-	within("TPS_BATCH_SIZE", int64(c.batchSize), 1, 1e4)
-	within("TPS_MAX_QUEUE_SIZE", int64(c.maxQueue), int64(c.batchSize), 1e8)
+	within("TPS_BATCH_SIZE", int64(c.recorder.batchSize), 1, 1e4)
+	within("TPS_MAX_QUEUE_SIZE", int64(c.recorder.maxQueue), int64(c.recorder.batchSize), 1e8)
 	within("TPS_POLL_INTERVAL", int64(c.pollInterval), int64(time.Millisecond), int64(24*time.Hour))
-	within("TPS_FLUSH_INTERVAL", int64(c.flushInterval), int64(time.Millisecond), int64(24*time.Hour))
+	within("TPS_FLUSH_INTERVAL", int64(c.recorder.flushInterval), int64(time.Millisecond), int64(24*time.Hour))
 	within("TPS_DRAIN_TIME", int64(c.drainTime), int64(time.Second), int64(2*time.Hour))
 	within("TPS_DRAIN_DELAY", int64(c.drainDelay), 0, int64(min(time.Hour, c.drainTime)))
 	within("TPS_SERVER_ID", int64(len(c.serverID)), 1, 255)
 	within("TPS_GATEWAY_KEYS", int64(len(c.gatewayKeys)), 1, 1<<20)
-	if c.postgresSink && c.database == "" {
+	within("TPS_SPOOL_MAX", c.recorder.spoolMax, 1<<20, math.MaxInt64)
+	within("TPS_RETENTION", int64(c.recorder.history.Retention.Raw), 0, int64(36500*24*time.Hour))
+	if share := c.recorder.history.RawSample; !(share >= 0 && share <= 1) {
+		t.Errorf("%q: TPS_RAW_SAMPLE is taken as %v", env, share)
+	}
+	if c.recorder.postgresSink && c.database == "" {
 		t.Errorf("%q: rows go to Postgres, which is not set", env)
 	}
 	if (c.tls.Cert == "") != (c.tls.Key == "") || c.tls.ClientCA != "" && c.tls.Cert == "" {

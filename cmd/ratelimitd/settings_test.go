@@ -13,8 +13,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tps-agent/ratelimitd/internal/accesslog"
 	"github.com/tps-agent/ratelimitd/internal/admin"
 	"github.com/tps-agent/ratelimitd/internal/certs"
+	"github.com/tps-agent/ratelimitd/internal/collector"
+	"github.com/tps-agent/ratelimitd/internal/history"
 )
 
 // resolve reads settings as serve does.
@@ -35,8 +38,10 @@ func resolve(tb testing.TB, args, env []string) (config, error) {
 }
 
 func diff(want, got config) string {
-	return cmp.Diff(want, got, cmp.AllowUnexported(config{}), cmp.AllowUnexported(admin.Token{}), cmp.AllowUnexported(certs.Config{}))
+	return cmp.Diff(want, got, cmp.AllowUnexported(config{}, recorderConfig{}), cmp.AllowUnexported(admin.Token{}), cmp.AllowUnexported(certs.Config{}))
 }
+
+const day = 24 * time.Hour
 
 func defaults(tb testing.TB) config {
 	tb.Helper()
@@ -49,7 +54,12 @@ func defaults(tb testing.TB) config {
 		pollInterval: 5 * time.Second, migrate: true, limitsFile: "./ratelimitd-limits.yaml",
 		defaultMaxTPS: 1000, gatewayKeys: []string{"gateway"}, endpointKeys: []string{"endpoint"},
 		maxBuckets: 1_000_000, maxWaiters: 100_000, maxSeries: 10_000,
-		serverID: host, prometheusSink: true, batchSize: 100, flushInterval: 30 * time.Second, maxQueue: 10_000,
+		serverID: host, recorder: recorderConfig{
+			prometheusSink: true, batchSize: 100, flushInterval: 30 * time.Second, maxQueue: 10_000, spoolMax: 4 << 30,
+			history:      history.Config{RawSample: 1, Retention: history.Retention{Raw: 30 * day, Second: 7 * day, Minute: 90 * day, Hour: 400 * day}},
+			mapping:      accesslog.MappingConfig{Gateway: []string{"decision", "tag", "cluster"}, Endpoint: []string{"decision", "tag", "path", "route"}},
+			streamMaxAge: 10 * time.Minute,
+		},
 		dataDir: "./ratelimitd-data", drainDelay: 5 * time.Second, drainTime: 25 * time.Second, logLevel: slog.LevelInfo,
 	}
 }
@@ -70,24 +80,24 @@ var given = []struct {
 	{"TPS_GRPC_ADDR", "[::1]:1", "", func(c *config) { c.grpcAddr = "[::1]:1" }},
 	{"TPS_HTTP_ADDR", "h:0", "", func(c *config) { c.httpAddr = "h:0" }},
 	{"TPS_DEBUG_ADDR", "[::1]:65535", "", func(c *config) { c.debugAddr = "[::1]:65535" }},
-	{"TPS_DATABASE_URL", "postgres://u:p@h/d", "", func(c *config) { c.database, c.postgresSink = "postgres://u:p@h/d", true }},
+	{"TPS_DATABASE_URL", "postgres://u:p@h/d", "", func(c *config) { c.database, c.recorder.postgresSink = "postgres://u:p@h/d", true }},
 	{"TPS_DB_HOST", "h", "", func(c *config) {
-		c.database, c.postgresSink = "postgres://tps_user:@/tps_monitoring?host=h&port=5432&sslmode=prefer", true
+		c.database, c.recorder.postgresSink = "postgres://tps_user:@/tps_monitoring?host=h&port=5432&sslmode=prefer", true
 	}},
 	{"TPS_DB_PORT", "99", "TPS_DB_HOST=h", func(c *config) {
-		c.database, c.postgresSink = "postgres://tps_user:@/tps_monitoring?host=h&port=99&sslmode=prefer", true
+		c.database, c.recorder.postgresSink = "postgres://tps_user:@/tps_monitoring?host=h&port=99&sslmode=prefer", true
 	}},
 	{"TPS_DB_NAME", "n", "TPS_DB_HOST=h", func(c *config) {
-		c.database, c.postgresSink = "postgres://tps_user:@/n?host=h&port=5432&sslmode=prefer", true
+		c.database, c.recorder.postgresSink = "postgres://tps_user:@/n?host=h&port=5432&sslmode=prefer", true
 	}},
 	{"TPS_DB_USER", "u", "TPS_DB_HOST=h", func(c *config) {
-		c.database, c.postgresSink = "postgres://u:@/tps_monitoring?host=h&port=5432&sslmode=prefer", true
+		c.database, c.recorder.postgresSink = "postgres://u:@/tps_monitoring?host=h&port=5432&sslmode=prefer", true
 	}},
 	{"TPS_DB_PASSWORD", "p@/?#%", "TPS_DB_HOST=h", func(c *config) {
-		c.database, c.postgresSink = "postgres://tps_user:p%40%2F%3F%23%25@/tps_monitoring?host=h&port=5432&sslmode=prefer", true
+		c.database, c.recorder.postgresSink = "postgres://tps_user:p%40%2F%3F%23%25@/tps_monitoring?host=h&port=5432&sslmode=prefer", true
 	}},
 	{"TPS_DB_SSLMODE", "require", "TPS_DB_HOST=h", func(c *config) {
-		c.database, c.postgresSink = "postgres://tps_user:@/tps_monitoring?host=h&port=5432&sslmode=require", true
+		c.database, c.recorder.postgresSink = "postgres://tps_user:@/tps_monitoring?host=h&port=5432&sslmode=require", true
 	}},
 	{"TPS_POLL_INTERVAL", "1500ms", "", func(c *config) { c.pollInterval = 1500 * time.Millisecond }},
 	{"TPS_MIGRATE", "false", "", func(c *config) { c.migrate = false }},
@@ -101,11 +111,28 @@ var given = []struct {
 	{"TPS_MAX_SERIES", "3", "", func(c *config) { c.maxSeries = 3 }},
 	{"TPS_SERVER_ID", "me", "", func(c *config) { c.serverID = "me" }},
 	{"TPS_SINKS", "postgres", "TPS_DATABASE_URL=postgres://h/d", func(c *config) {
-		c.database, c.postgresSink, c.prometheusSink = "postgres://h/d", true, false
+		c.database, c.recorder.postgresSink, c.recorder.prometheusSink = "postgres://h/d", true, false
 	}},
-	{"TPS_BATCH_SIZE", "4", "", func(c *config) { c.batchSize = 4 }},
-	{"TPS_FLUSH_INTERVAL", "5m", "", func(c *config) { c.flushInterval = 5 * time.Minute }},
-	{"TPS_MAX_QUEUE_SIZE", "500", "", func(c *config) { c.maxQueue = 500 }},
+	{"TPS_BATCH_SIZE", "4", "", func(c *config) { c.recorder.batchSize = 4 }},
+	{"TPS_FLUSH_INTERVAL", "5m", "", func(c *config) { c.recorder.flushInterval = 5 * time.Minute }},
+	{"TPS_MAX_QUEUE_SIZE", "500", "", func(c *config) { c.recorder.maxQueue = 500 }},
+	{"TPS_COLLECTOR_URL", "https://central:8080", "", func(c *config) {
+		c.recorder.collector.URL, c.recorder.collectorSink = "https://central:8080", true
+	}},
+	{"TPS_COLLECTOR_TOKEN", "t", "TPS_COLLECTOR_URL=http://c", func(c *config) {
+		c.recorder.collector, c.recorder.collectorSink = collector.Config{URL: "http://c", Token: "t"}, true
+	}},
+	{"TPS_SPOOL_MAX", "64MiB", "", func(c *config) { c.recorder.spoolMax = 64 << 20 }},
+	{"TPS_RETENTION", "hour=0, raw=36h", "", func(c *config) {
+		c.recorder.history.Retention.Hour, c.recorder.history.Retention.Raw = 0, 36*time.Hour
+	}},
+	{"TPS_RAW_SAMPLE", "0.25", "", func(c *config) { c.recorder.history.RawSample = 0.25 }},
+	{"TPS_LOG_GATEWAY", "authority,cluster", "", func(c *config) { c.recorder.mapping.Gateway = []string{"authority", "cluster"} }},
+	{"TPS_LOG_ENDPOINT", "path", "", func(c *config) { c.recorder.mapping.Endpoint = []string{"path"} }},
+	{"TPS_PATH_TEMPLATES", "/users/{id}, GET /files/{rest...}", "", func(c *config) {
+		c.recorder.mapping.PathTemplates = []string{"/users/{id}", "GET /files/{rest...}"}
+	}},
+	{"TPS_STREAM_MAX_AGE", "0", "", func(c *config) { c.recorder.streamMaxAge = 0 }},
 	{"TPS_DATA_DIR", "dir", "", func(c *config) { c.dataDir = "dir" }},
 	{"TPS_API_TOKENS", "write:w,read:r", "", func(c *config) { c.tokens, _ = admin.ParseTokens("write:w,read:r") }},
 	{"TPS_TLS_CERT", "c", "TPS_TLS_KEY=k", func(c *config) { c.tls = certs.Config{Cert: "c", Key: "k"} }},
@@ -204,7 +231,19 @@ func TestBadValues(t *testing.T) {
 		{"TPS_MAX_QUEUE_SIZE=99", `TPS_MAX_QUEUE_SIZE="99": is smaller than TPS_BATCH_SIZE`},
 		{"TPS_GATEWAY_KEYS=a,,b", `TPS_GATEWAY_KEYS="a,,b": has an entry that is empty or comes twice`},
 		{"TPS_ENDPOINT_KEYS=a,a", `TPS_ENDPOINT_KEYS="a,a": has an entry that is empty or comes twice`},
-		{"TPS_SINKS=prometheus,collector", `TPS_SINKS="prometheus,collector": "collector" is not postgres or prometheus, the sinks of this version`},
+		{"TPS_SINKS=prometheus,collector", `TPS_SINKS="prometheus,collector": names collector, but TPS_COLLECTOR_URL is not set`},
+		{"TPS_SINKS=prometheus,kafka", `TPS_SINKS="prometheus,kafka": "kafka" is not postgres, collector or prometheus`},
+		{"TPS_COLLECTOR_TOKEN=s3cret", `TPS_COLLECTOR_TOKEN=***: is set, but TPS_COLLECTOR_URL is not`},
+		{"TPS_SPOOL_MAX=big", `TPS_SPOOL_MAX="big": is not a size of at least 1MiB, such as 512MiB or 4GiB`},
+		{"TPS_SPOOL_MAX=1023KiB", `TPS_SPOOL_MAX="1023KiB": is not a size of at least 1MiB`},
+		{"TPS_RETENTION=day=1d", `TPS_RETENTION="day=1d": "day" is not raw, second, minute or hour, or comes twice`},
+		{"TPS_RETENTION=raw=1d,raw=2d", `TPS_RETENTION="raw=1d,raw=2d": "raw" is not raw, second, minute or hour, or comes twice`},
+		{"TPS_RETENTION=raw=1m", `TPS_RETENTION="raw=1m": raw: "1m" is not 0 or a duration from 1h to 100 years, such as 30d`},
+		{"TPS_RAW_SAMPLE=1.01", `TPS_RAW_SAMPLE="1.01": is not a number from 0 to 1`},
+		{"TPS_RAW_SAMPLE=NaN", `TPS_RAW_SAMPLE="NaN": is not a number from 0 to 1`},
+		{"TPS_LOG_GATEWAY=host", `TPS_LOG_GATEWAY="host": `},
+		{"TPS_LOG_ENDPOINT=cluster", `TPS_LOG_ENDPOINT="cluster": `},
+		{"TPS_PATH_TEMPLATES=/a/{x", `TPS_PATH_TEMPLATES="/a/{x": `},
 		{"TPS_SINKS=postgres", `TPS_SINKS="postgres": names postgres, but no database is set`},
 		{"TPS_LOG_LEVEL=loud", `TPS_LOG_LEVEL="loud": is not one of debug, info, warn, error`},
 		{"TPS_LOG_FORMAT=xml", `TPS_LOG_FORMAT="xml": is not one of text, json`},
@@ -212,7 +251,6 @@ func TestBadValues(t *testing.T) {
 		{"TPS_API_TOKENS=s3cret:x,write:s3cret,:", `TPS_API_TOKENS=***: entry 1: its role is not read or write; entry 3: is not role:token`},
 		{"TPS_TLS_CERT=c", `TPS_TLS_CERT="c": is set, but TPS_TLS_KEY is not`},
 		{"TPS_TLS_KEY=k", `TPS_TLS_KEY="k": is set, but TPS_TLS_CERT is not`},
-		{"TPS_RETENTION=raw=7d", `TPS_RETENTION="raw=7d": is set, but this version of ratelimitd does not support it`},
 		{"TPS_TLS_CLIENT_CA=ca", `TPS_TLS_CLIENT_CA="ca": is set, but TPS_TLS_CERT is not`},
 		{"TPS_DB_HOST=h TPS_DB_PORT=x", `TPS_DB_PORT="x"` + whole + "1 to 65535"},
 		{"TPS_DB_HOST=h TPS_DB_PORT=tcp://10.0.0.1:5432", `TPS_DB_PORT="tcp://10.0.0.1:5432"` + whole + `1 to 65535 (it looks like Kubernetes' service links: set enableServiceLinks: false in the pod)`},
@@ -224,7 +262,8 @@ func TestBadValues(t *testing.T) {
 		{"TPS_DATABASE_URL=postgres://u:p@h/d?pool_max_conns=x", `TPS_DATABASE_URL=***: is no address of a Postgres database`},
 		{"TPS_DATABASE_URL=postgres://u:s3cret@h/d?sslmode=verify-full&sslrootcert=/nope", `: open /nope: no such file or directory`},
 		{"TPS_REDIS_URL=redis://:s3cret@h", "TPS_REDIS_URL=***: is set, but this version of ratelimitd does not support it"},
-		{"TPS_COLLECTOR_URL=http://h/?token=s3cret", "TPS_COLLECTOR_URL=***: is set, but this version of ratelimitd does not support it"},
+		{"TPS_COLLECTOR_URL=http://u:s3cret@h", "TPS_COLLECTOR_URL=***: "},
+		{"TPS_COLLECTOR_URL=ftp://h", "TPS_COLLECTOR_URL=***: "},
 		{"TPS_CONFIG_XDS=u:s3cret@h:18001", "TPS_CONFIG_XDS=***: is set, but this version of ratelimitd does not support it"},
 		{"TPS_CONFIG_XDS=h:18001", `TPS_CONFIG_XDS="h:18001": is set, but this version of ratelimitd does not support it`},
 	} {

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"maps"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/tps-agent/ratelimitd/internal/httpjson"
 	"github.com/tps-agent/ratelimitd/internal/limits"
+	"github.com/tps-agent/ratelimitd/internal/traffic"
 )
 
 // Store is where limits are written. Both return once the change is in force here; an error
@@ -36,9 +38,21 @@ type Config struct {
 
 // Deps are what the handlers show and change.
 type Deps struct {
-	Store    Store
-	Current  *limits.Current
-	Stats    func() any // what GET /api/v1/stats shows
+	Store   Store
+	Current *limits.Current
+	// Received returns how many transactions there were since the start, and what is known of each
+	// endpoint, which is shown as its JSON has it.
+	Received func() (transactions uint64, endpoints any)
+	// Stats answers a query. An error is answered with 422 where it is a [limits.FieldError] (see
+	// [StatsQuery.Refuse]), with 503 where it has a method Unavailable() bool that says true.
+	Stats func(context.Context, StatsQuery) (StatsAnswer, error)
+	// Seconds tells how many requests came in each second. Errors are those of Stats.
+	Seconds func(context.Context, SecondsQuery) (SecondsAnswer, error)
+	// WhatIfRange is how far back a limit is tried where nobody says: what Seconds reaches, at most a
+	// day; 0 = an hour.
+	WhatIfRange time.Duration
+	// Done is closed when the server drains: streams end, so that it need not wait for them. nil = never.
+	Done     <-chan struct{}
 	Checks   []Check
 	Gatherer prometheus.Gatherer
 	JSON     http.Handler // POST /json
@@ -48,18 +62,31 @@ type Deps struct {
 	Fullest func(most int) []Bucket
 	// ResetBucket fills a bucket again; false where there is none, or it is full.
 	ResetBucket func(BucketKey) bool
-	Log         *slog.Logger
+	// Record takes transactions that nobody numbers, and does not keep the slice; false where there is
+	// no room for them.
+	Record func([]traffic.Transaction) bool
+	// Receive stores transactions that somebody numbers: those that were not here before. A
+	// [traffic.RefusedError] is answered with 422, any other with 503.
+	Receive func(context.Context, traffic.Batch) (fresh int, err error)
+	// Line reads one line of Envoy's access log in JSON. What is not counted is not the end of a request
+	// or connection.
+	Line func(line []byte) (t traffic.Transaction, counted bool, err error)
+	Log  *slog.Logger
 }
 
 type api struct {
 	Deps
 	tokens      []Token
 	bodyTimeout time.Duration
+	streams     streams
+	replays     chan struct{} // of what-ifs under way
+	reading     chan struct{} // has an element for each body of transactions that is read
 }
 
 // New returns the handler of every path on the HTTP port.
 func New(cfg Config, deps Deps) http.Handler {
-	a := &api{Deps: deps, tokens: cfg.Tokens, bodyTimeout: cfg.BodyTimeout}
+	a := &api{Deps: deps, tokens: cfg.Tokens, bodyTimeout: cfg.BodyTimeout, streams: streams{shared: make(map[StatsQuery]*sharedEvent)}, replays: make(chan struct{}, replaysAtOnce), reading: make(chan struct{}, mostReading)}
+	a.WhatIfRange = cmp.Or(a.WhatIfRange, time.Hour)
 	if a.bodyTimeout <= 0 {
 		a.bodyTimeout = httpjson.DefaultBodyTimeout
 	}
@@ -89,9 +116,12 @@ func (a *api) routes() map[string]map[string]http.Handler {
 		},
 		"/api/v1/limits/active": {http.MethodGet: read(a.activeLimits)},
 		"/api/v1/stats":         {http.MethodGet: read(a.stats)},
+		"/api/v1/stats/stream":  {http.MethodGet: read(a.streamStats)},
+		"/api/v1/whatif":        {http.MethodPost: read(a.whatIf)},
 		"/api/v1/explain":       {http.MethodPost: read(a.explain)},
 		"/api/v1/buckets":       {http.MethodGet: read(a.listBuckets)},
 		"/api/v1/buckets/reset": {http.MethodPost: write(a.resetBucket)},
+		"/api/v1/transactions":  {http.MethodPost: write(a.postTransactions)},
 		"/healthz":              {http.MethodGet: http.HandlerFunc(healthz)},
 		"/readyz":               {http.MethodGet: http.HandlerFunc(a.readyz)},
 		"/healthcheck":          {http.MethodGet: http.HandlerFunc(a.healthcheck)},
@@ -117,10 +147,6 @@ func (a *api) metrics() http.Handler {
 }
 
 func (a *api) explain(w http.ResponseWriter, r *http.Request) { a.Explain.ServeHTTP(w, r) }
-
-func (a *api) stats(w http.ResponseWriter, _ *http.Request) {
-	httpjson.Answer(w, http.StatusOK, a.Stats())
-}
 
 // quote shows what a client sent, cut to a length that fits a line.
 func quote(s string) string {

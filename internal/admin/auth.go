@@ -141,6 +141,13 @@ func (a *api) role(r *http.Request) (role Role, given bool) {
 	return role, true
 }
 
+// The types of bodies. A page in a browser may send neither to another host than its own without asking
+// that one first (CORS), which is why others do not do where there are no tokens.
+const (
+	typeJSON   = "application/json"
+	typeNDJSON = "application/x-ndjson"
+)
+
 // thisHostAlone says why a request is not one that somebody on this host made by hand. A
 // sidecar delivers from 127.0.0.6, and a page in a browser reaches localhost under the name of
 // its own host: neither may write.
@@ -162,8 +169,8 @@ func thisHostAlone(r *http.Request) error {
 	}
 	if r.ContentLength != 0 {
 		kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-		if err != nil || kind != "application/json" {
-			return fmt.Errorf("the content type %q is not application/json", r.Header.Get("Content-Type"))
+		if err != nil || (kind != typeJSON && kind != typeNDJSON) {
+			return fmt.Errorf("the content type %q is not %s or %s", r.Header.Get("Content-Type"), typeJSON, typeNDJSON)
 		}
 	}
 	return nil

@@ -40,6 +40,7 @@ func TestThisHostAlone(t *testing.T) {
 		{"by address of IPv6", request{host: "[::1]:8080"}, ""},
 		{"by address of IPv6 without a port", request{host: "[::1]"}, ""},
 		{"content type with a charset", header("Content-Type", "application/json; charset=utf-8"), ""},
+		{"NDJSON", header("Content-Type", "application/x-ndjson"), ""},
 		{"Istio's sidecar", request{from: "127.0.0.6"}, "the peer 127.0.0.6 is not 127.0.0.1 or ::1"},
 		{"another loopback address", request{from: "127.0.0.2"}, "the peer 127.0.0.2 is not"},
 		{"another host name", request{host: "ratelimitd.example"}, `the host "ratelimitd.example" is not localhost`},
@@ -233,7 +234,7 @@ func TestClientCertificates(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	deps := admin.Deps{Current: new(limits.Current), Gatherer: prometheus.NewRegistry(), JSON: http.NotFoundHandler(), Log: slog.New(slog.DiscardHandler), Stats: func() any { return nil }}
+	deps := admin.Deps{Current: new(limits.Current), Gatherer: prometheus.NewRegistry(), JSON: http.NotFoundHandler(), Log: slog.New(slog.DiscardHandler)}
 	deps.Current.Store(table)
 	handler := admin.New(admin.Config{ClientCertificates: true}, deps)
 	verified := &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{{}}}}

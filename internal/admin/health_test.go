@@ -45,12 +45,12 @@ func TestReadiness(t *testing.T) {
 func TestPaths(t *testing.T) {
 	s := start(t, options{})
 	s.get(t, "/metrics").want(t, http.StatusOK, "# TYPE ratelimitd_limits_stale gauge\n")
-	s.get(t, "/api/v1/stats").want(t, http.StatusOK, `{"transactions":42}`)
+	s.get(t, "/api/v1/stats").want(t, http.StatusOK, `{"transactions":42,"endpoints":["endpoints"],"window":{"from":`)
 	s.do(t, request{method: http.MethodPost, path: "/json", body: "{}"}).want(t, http.StatusOK, "POST decided")
 	s.get(t, "/api/v2/limits").wantProblem(t, http.StatusNotFound, `path "/api/v2/limits": there is nothing`)
 	s.get(t, "/").wantProblem(t, http.StatusNotFound, `path "/"`)
 	for path, allowed := range map[string]string{
-		"/api/v1/limits": "DELETE, GET, PUT", "/api/v1/limits/active": "GET", "/api/v1/stats": "GET",
+		"/api/v1/limits": "DELETE, GET, PUT", "/api/v1/limits/active": "GET", "/api/v1/stats": "GET", "/api/v1/stats/stream": "GET",
 		"/healthz": "GET", "/readyz": "GET", "/healthcheck": "GET", "/metrics": "GET",
 	} {
 		got := s.do(t, request{method: http.MethodPost, path: path, body: "{}"})

@@ -18,6 +18,7 @@ import (
 	"github.com/tps-agent/ratelimitd/internal/admin"
 	"github.com/tps-agent/ratelimitd/internal/filesync"
 	"github.com/tps-agent/ratelimitd/internal/limits"
+	"github.com/tps-agent/ratelimitd/internal/rollup"
 	"github.com/tps-agent/ratelimitd/internal/testenv"
 )
 
@@ -27,6 +28,7 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 type server struct {
 	addr    string
 	current *limits.Current
+	windows *rollup.Windows // what the figures are made of, where options say nothing else
 	logs    *testenv.Logs
 }
 
@@ -38,13 +40,19 @@ type options struct {
 	empty  bool   // no limits were ever loaded
 	listen string // empty = 127.0.0.1:0
 
+	stats   func(context.Context, admin.StatsQuery) (admin.StatsAnswer, error)
+	seconds func(context.Context, admin.SecondsQuery) (admin.SecondsAnswer, error)
+	done    chan struct{}
 	fullest func(int) []admin.Bucket
 	reset   func(admin.BucketKey) bool
 }
 
 func start(tb testing.TB, o options) *server {
 	tb.Helper()
-	s := &server{current: new(limits.Current), logs: new(testenv.Logs)}
+	s := &server{current: new(limits.Current), windows: rollup.NewWindows(rollup.NewNames(1000)), logs: new(testenv.Logs)}
+	if o.stats == nil {
+		o.stats = inMemory(s.windows)
+	}
 	log := slog.New(slog.NewTextHandler(s.logs, nil))
 	clock, reg := limits.NewClock(), prometheus.NewRegistry()
 	if o.store == nil {
@@ -63,14 +71,25 @@ func start(tb testing.TB, o options) *server {
 	}
 	handler := admin.New(o.cfg, admin.Deps{
 		Store: o.store, Current: s.current, Checks: o.checks, Gatherer: reg, Log: log, Fullest: o.fullest, ResetBucket: o.reset,
-		Stats: func() any { return map[string]int{"transactions": 42} },
-		JSON:  http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Method+" decided") }),
+		Received: func() (uint64, any) { return 42, []string{"endpoints"} }, Stats: o.stats, Seconds: o.seconds, Done: o.done,
+		JSON: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Method+" decided") }),
 	})
 	if o.listen == "" {
 		o.listen = "127.0.0.1:0"
 	}
 	s.serve(tb, handler, o.listen)
 	return s
+}
+
+// inMemory answers out of windows, as a server without Postgres does.
+func inMemory(w *rollup.Windows) func(context.Context, admin.StatsQuery) (admin.StatsAnswer, error) {
+	return func(_ context.Context, q admin.StatsQuery) (admin.StatsAnswer, error) {
+		if q.Window < rollup.MinWindow || q.Window > rollup.MaxWindow {
+			return admin.StatsAnswer{}, q.Refuse("needs Postgres")
+		}
+		snap, err := w.Snapshot(time.Now(), q.Window)
+		return admin.StatsAnswer{Snapshot: snap, Source: admin.SourceMemory}, err
+	}
 }
 
 func (s *server) serve(tb testing.TB, handler http.Handler, addr string) {

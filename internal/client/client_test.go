@@ -67,7 +67,6 @@ func api(tb testing.TB, tokens string) http.Handler {
 	current.Store(empty)
 	return admin.New(admin.Config{Tokens: parsed}, admin.Deps{
 		Store: &store{current}, Current: current, Gatherer: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler),
-		Stats: func() any { return nil },
 		JSON: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			body, _ := io.ReadAll(r.Body)
 			if strings.Contains(string(body), "full") {

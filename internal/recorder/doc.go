@@ -1,16 +1,14 @@
-// Package recorder measures: what Envoy's access log tells becomes transactions, figures and
-// rows of tps_metrics.
+// Package recorder keeps what was measured: it counts every transaction at once, and brings each
+// to the stores that keep it for good, however long these are away.
 //
-//	Envoy --StreamAccessLogs--> decode --> Transaction --+--> figures, Prometheus (at once)
-//	                                                     |
-//	                                                     +--> queue --> batches --> Postgres
+//	Record  --+--> figures (Prometheus), windows (memory)
+//	          +--> spool --> a feed per sink: read, batch, Write, commit the place --> sink
+//	Receive -----> the sinks, at once; then figures and windows
 //
-// Envoy never waits: what has no room in the queue is dropped and counted. Entries are decoded
-// by hand, since Envoy passes bytes of its clients on and the protobuf library would refuse a
-// whole message, and end its stream, for one string that is not valid UTF-8. One bad entry
-// never costs the others of its message, one bad row never the others of its batch.
+// Whoever records never waits for a disk or a sink. A sink that is slow or dead has a feed of its
+// own and costs no other. Without sinks nothing is written to disk. A batch is written again until
+// the sink has answered: sinks pass over what they have by its source and offset, so that nothing
+// comes twice (docs/decisions/0009). One bad row never costs the others of its batch.
 //
-// A batch whose commit got no answer is written again, so that rows can come twice; nothing
-// that is in the queue survives the process. The package knows nothing of limits and imports
-// none of the packages that decide.
+// The package knows nothing of limits and imports none of the packages that decide.
 package recorder

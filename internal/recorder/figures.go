@@ -10,24 +10,22 @@ import (
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tps-agent/ratelimitd/internal/rollup"
+	"github.com/tps-agent/ratelimitd/internal/traffic"
 )
 
-// figures are the counts of transactions by name, in memory and for Prometheus. The number of
-// names is bounded: what comes beyond counts as `other`.
+// figures are the counts of transactions since the start by name, in memory and for Prometheus.
 type figures struct {
 	total    *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 	waited   *prometheus.CounterVec
-	max      int
+	names    *rollup.Names
 	received atomic.Uint64
 
 	mu     sync.RWMutex
-	byName map[seriesKey]*series
+	byName map[rollup.Key]*series
 }
-
-type seriesKey struct{ domain, gateway, endpoint string }
-
-const otherName = "other"
 
 // Outcomes of a transaction. One that was refused by a limit is no success.
 const (
@@ -37,7 +35,7 @@ const (
 	outcomeKinds
 )
 
-func outcome(t *Transaction) int {
+func outcome(t *traffic.Transaction) int {
 	switch {
 	case t.Throttled:
 		return outcomeThrottled
@@ -49,7 +47,7 @@ func outcome(t *Transaction) int {
 
 // series are the figures of one name.
 type series struct {
-	key       seriesKey
+	key       rollup.Key
 	total     [outcomeKinds]prometheus.Counter
 	duration  prometheus.Observer
 	waited    prometheus.Counter
@@ -60,9 +58,9 @@ type series struct {
 	totalUS   atomic.Int64 // microseconds: nanoseconds overflow after 11 days of 10,000 a second that take a second each
 }
 
-func newFigures(maxSeries int, reg prometheus.Registerer) (*figures, error) {
+func newFigures(names *rollup.Names, reg prometheus.Registerer) (*figures, error) {
 	f := &figures{
-		max: maxSeries,
+		names: names,
 		total: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "ratelimitd_transactions_total", Help: "Transactions, that is requests or connections that ended, by success and by throttled (refused by a limit). Beyond TPS_MAX_SERIES names count as other.",
 		}, []string{"domain", "gateway", "endpoint", "success", "throttled"}),
@@ -74,7 +72,7 @@ func newFigures(maxSeries int, reg prometheus.Registerer) (*figures, error) {
 		waited: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "ratelimitd_transaction_waited_seconds_total", Help: "Time that transactions were held by a limit.",
 		}, []string{"domain", "gateway", "endpoint"}),
-		byName: make(map[seriesKey]*series),
+		byName: make(map[rollup.Key]*series),
 	}
 	for _, c := range []prometheus.Collector{f.total, f.duration, f.waited} {
 		if err := reg.Register(c); err != nil {
@@ -84,9 +82,11 @@ func newFigures(maxSeries int, reg prometheus.Registerer) (*figures, error) {
 	return f, nil
 }
 
-func (f *figures) add(t *Transaction) {
+// add counts t, and returns the names that it counts by.
+func (f *figures) add(t *traffic.Transaction) rollup.Key {
+	key := f.names.Bounded(t.Domain, t.Gateway, t.Endpoint)
 	f.received.Add(1)
-	s := f.series(seriesKey{t.Domain, t.Gateway, t.Endpoint})
+	s := f.series(key)
 	s.requests.Add(1)
 	s.totalUS.Add(t.Duration.Microseconds())
 	s.total[outcome(t)].Inc()
@@ -101,9 +101,11 @@ func (f *figures) add(t *Transaction) {
 		s.held.Add(1)
 		s.waited.Add(t.Waited.Seconds())
 	}
+	return key
 }
 
-func (f *figures) series(key seriesKey) *series {
+// series returns that of names which are bounded.
+func (f *figures) series(key rollup.Key) *series {
 	f.mu.RLock()
 	s := f.byName[key]
 	f.mu.RUnlock()
@@ -115,25 +117,19 @@ func (f *figures) series(key seriesKey) *series {
 	if s := f.byName[key]; s != nil {
 		return s
 	}
-	if len(f.byName) >= f.max {
-		key = seriesKey{otherName, otherName, otherName}
-		if s := f.byName[key]; s != nil {
-			return s
-		}
-	}
 	s = f.newSeries(key)
 	f.byName[key] = s
 	return s
 }
 
-func (f *figures) newSeries(key seriesKey) *series {
+func (f *figures) newSeries(key rollup.Key) *series {
 	s := &series{
 		key:      key,
-		duration: f.duration.WithLabelValues(key.domain, key.gateway, key.endpoint),
-		waited:   f.waited.WithLabelValues(key.domain, key.gateway, key.endpoint),
+		duration: f.duration.WithLabelValues(key.Domain, key.Gateway, key.Endpoint),
+		waited:   f.waited.WithLabelValues(key.Domain, key.Gateway, key.Endpoint),
 	}
 	for i := range s.total {
-		s.total[i] = f.total.WithLabelValues(key.domain, key.gateway, key.endpoint,
+		s.total[i] = f.total.WithLabelValues(key.Domain, key.Gateway, key.Endpoint,
 			strconv.FormatBool(i == outcomeSuccess), strconv.FormatBool(i == outcomeThrottled))
 	}
 	return s
@@ -164,7 +160,7 @@ func (f *figures) stats() Stats {
 	for _, s := range all {
 		n := s.requests.Load()
 		st.Endpoints = append(st.Endpoints, EndpointStats{
-			Domain: s.key.domain, Gateway: s.key.gateway, Endpoint: s.key.endpoint,
+			Domain: s.key.Domain, Gateway: s.key.Gateway, Endpoint: s.key.Endpoint,
 			Transactions: n, Failed: s.failed.Load(), Throttled: s.throttled.Load(), Held: s.held.Load(),
 			MeanMS: float64(s.totalUS.Load()) / float64(max(n, 1)) / 1000,
 		})

@@ -4,60 +4,66 @@ import (
 	"fmt"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tps-agent/ratelimitd/internal/spool"
 )
 
-// Reasons for which a transaction or an entry is not stored.
+// Reasons for which a transaction or an entry is not stored, beside those of the log.
 const (
-	dropQueueFull = "queue_full" // no room in memory
-	dropMalformed = "malformed"  // bytes that are no access-log entry
-	dropRefused   = "refused"    // Postgres will never take the row
-	dropShutdown  = "shutdown"   // still waiting at the end of the stop
+	dropMalformed  = "malformed"  // bytes that are no access-log entry
+	dropRefused    = "refused"    // a sink will never take the row
+	dropUnreadable = "unreadable" // bytes in the log that are of a later release
 )
 
 type metrics struct {
 	received    prometheus.Counter
-	written     prometheus.Counter
-	writeErrors prometheus.Counter
+	repeated    prometheus.Counter
+	written     *prometheus.CounterVec
+	writeErrors *prometheus.CounterVec
 	maintenance prometheus.Counter
 	dropped     *prometheus.CounterVec
-	ignored     prometheus.Counter
-	streams     prometheus.Gauge
 }
 
-func newMetrics(reg prometheus.Registerer, queueLength func() int) (*metrics, error) {
+func newMetrics(reg prometheus.Registerer, sinks []NamedSink, log *spool.Log) (*metrics, error) {
 	m := &metrics{
 		received: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "ratelimitd_recorder_received_total", Help: "Transactions received, whether stored or lost later.",
 		}),
-		written: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "ratelimitd_recorder_written_total", Help: "Transactions written, by sink.", ConstLabels: prometheus.Labels{"sink": "postgres"},
+		repeated: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "ratelimitd_recorder_repeated_total", Help: "Transactions that came again with a key or from a collector's client, and were stored already.",
 		}),
-		writeErrors: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "ratelimitd_recorder_write_errors_total", Help: "Writes of transactions that failed; each is tried again until it succeeds.",
-		}),
+		written: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "ratelimitd_recorder_written_total", Help: "Transactions written, by sink.",
+		}, []string{"sink"}),
+		writeErrors: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "ratelimitd_recorder_write_errors_total", Help: "Writes of transactions that failed, by sink; each is tried again until it succeeds.",
+		}, []string{"sink"}),
 		maintenance: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "ratelimitd_recorder_partition_errors_total", Help: "Attempts to make the partitions of tps_metrics that failed; they are repeated.",
+			Name: "ratelimitd_recorder_partition_errors_total", Help: "Attempts to make and drop partitions that failed; they are repeated.",
 		}),
 		dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "ratelimitd_recorder_dropped_total", Help: "Transactions lost, by reason: queue_full (no room in memory), malformed (bytes that are no entry), refused (Postgres will never take the row), shutdown (not written in time).",
+			Name: "ratelimitd_recorder_dropped_total", Help: "Transactions lost outside of the log, by reason: malformed (bytes that are no entry), refused (a sink will never take the row), unreadable (bytes in the log that are of a later release). ratelimitd_spool_lost_total has those that the log had no room for.",
 		}, []string{"reason"}),
-		ignored: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "ratelimitd_recorder_ignored_total", Help: "Access-log entries that are not the end of a request or connection.",
-		}),
-		streams: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "ratelimitd_recorder_streams", Help: "Open access-log streams.",
-		}),
 	}
-	queue := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "ratelimitd_recorder_queue_length", Help: "Transactions in memory that wait to be written; TPS_MAX_QUEUE_SIZE is the bound.",
-	}, func() float64 { return float64(queueLength()) })
-	for _, c := range []prometheus.Collector{m.received, m.written, m.writeErrors, m.maintenance, m.dropped, m.ignored, m.streams, queue} {
+	pending := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "ratelimitd_recorder_queue_length", Help: "Transactions in memory that wait to be written to the log on disk; TPS_MAX_QUEUE_SIZE is the bound.",
+	}, func() float64 {
+		if log == nil {
+			return 0
+		}
+		return float64(log.Pending())
+	})
+	for _, c := range []prometheus.Collector{m.received, m.repeated, m.written, m.writeErrors, m.maintenance, m.dropped, pending} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("registering the metrics of the recorder: %w", err)
 		}
 	}
-	for _, reason := range [...]string{dropQueueFull, dropMalformed, dropRefused, dropShutdown} {
+	for _, reason := range [...]string{dropMalformed, dropRefused, dropUnreadable} {
 		m.dropped.WithLabelValues(reason)
+	}
+	for _, s := range sinks {
+		m.written.WithLabelValues(s.Name)
+		m.writeErrors.WithLabelValues(s.Name)
 	}
 	return m, nil
 }

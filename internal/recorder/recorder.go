@@ -8,14 +8,17 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tps-agent/ratelimitd/internal/rollup"
+	"github.com/tps-agent/ratelimitd/internal/spool"
+	"github.com/tps-agent/ratelimitd/internal/traffic"
 )
 
-// Config bounds the recorder.
+// Config says how a Recorder counts and when it writes.
 type Config struct {
+	ServerID      string        // names this process in what it stores
 	BatchSize     int           // a write starts at this many waiting transactions; at least 1
 	FlushInterval time.Duration // or when the oldest has waited for this time; above 0
-	MaxQueue      int           // most transactions in memory; what comes then is dropped and counted
-	MaxSeries     int           // names in figures and metrics before the rest counts as `other`
 	FlushTimeout  time.Duration // for what still waits at the stop; 0 = 5 s
 	Prometheus    bool          // also show transactions as metrics
 }
@@ -25,13 +28,11 @@ const defaultFlushTimeout = 5 * time.Second
 // validate returns every fault.
 func (c *Config) validate() error {
 	var errs []error
-	for _, f := range [...]struct {
-		name  string
-		value int64
-	}{{"batch size", int64(c.BatchSize)}, {"flush interval", int64(c.FlushInterval)}, {"max queue", int64(c.MaxQueue)}, {"max series", int64(c.MaxSeries)}} {
-		if f.value < 1 {
-			errs = append(errs, fmt.Errorf("%s %d: is not above 0", f.name, f.value))
-		}
+	if c.BatchSize < 1 {
+		errs = append(errs, fmt.Errorf("batch size %d: is not above 0", c.BatchSize))
+	}
+	if c.FlushInterval <= 0 {
+		errs = append(errs, fmt.Errorf("flush interval %s: is not above 0", c.FlushInterval))
 	}
 	if c.FlushTimeout < 0 {
 		errs = append(errs, fmt.Errorf("flush timeout %s: is below 0", c.FlushTimeout))
@@ -39,25 +40,28 @@ func (c *Config) validate() error {
 	return errors.Join(errs...)
 }
 
-// Recorder turns access logs into transactions. Its methods may be called by any number of
-// goroutines.
+// Deps are what a Recorder works with.
+type Deps struct {
+	Names *rollup.Names // bounds the names that are counted by
+	Log   *spool.Log    // nil where there are no sinks; its readers are the names of the sinks
+	Sinks []NamedSink
+}
+
+// Recorder takes transactions. Its methods may be called by any number of goroutines.
 type Recorder struct {
 	cfg     Config
 	figures *figures
+	windows *rollup.Windows
 	metrics *metrics
-	queue   *queue
-	sink    Sink // nil = figures only
+	spool   *spool.Log // nil = nothing is kept
+	feeds   []*feed
+	keyed   *keyed
 	log     *slog.Logger
-	closing chan struct{} // closed when streams are to end
-	close   sync.Once
-
-	mu       sync.Mutex
-	loggedAt map[string]time.Time // by message
+	encoded sync.Pool // *[]byte
 }
 
-// New returns a Recorder that starts nothing. sink may be nil: then there are figures and
-// metrics, and nothing is stored. The error joins all faults of cfg.
-func New(cfg Config, sink Sink, reg prometheus.Registerer, log *slog.Logger) (*Recorder, error) {
+// New returns a Recorder that starts nothing. The error joins all faults of cfg.
+func New(cfg Config, deps Deps, reg prometheus.Registerer, log *slog.Logger) (*Recorder, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("configuring the recorder: %w", err)
 	}
@@ -68,33 +72,75 @@ func New(cfg Config, sink Sink, reg prometheus.Registerer, log *slog.Logger) (*R
 	if cfg.Prometheus {
 		shown = reg
 	}
-	f, err := newFigures(cfg.MaxSeries, shown)
+	f, err := newFigures(deps.Names, shown)
 	if err != nil {
 		return nil, err
 	}
-	q := newQueue(cfg.MaxQueue, cfg.BatchSize)
-	m, err := newMetrics(reg, q.length)
+	m, err := newMetrics(reg, deps.Sinks, deps.Log)
 	if err != nil {
 		return nil, err
 	}
-	return &Recorder{
-		cfg: cfg, figures: f, metrics: m, queue: q, sink: sink, log: log,
-		closing: make(chan struct{}), loggedAt: make(map[string]time.Time),
-	}, nil
+	r := &Recorder{cfg: cfg, figures: f, windows: rollup.NewWindows(deps.Names), metrics: m, spool: deps.Log, log: log, keyed: newKeyed()}
+	r.encoded.New = func() any { return new([]byte) }
+	for _, s := range deps.Sinks {
+		r.feeds = append(r.feeds, newFeed(s, r))
+	}
+	return r, nil
 }
 
 // Stats returns the figures since the start.
 func (r *Recorder) Stats() Stats { return r.figures.stats() }
 
-// Record takes one transaction. It never blocks: without room in the queue the transaction is
-// dropped and counted, after it has gone into the figures. It may be called before Run, and after.
-func (r *Recorder) Record(t *Transaction) {
-	r.metrics.received.Inc()
-	r.figures.add(t)
-	if r.sink == nil {
-		return
+// Windows are the figures of the last hour.
+func (r *Recorder) Windows() *rollup.Windows { return r.windows }
+
+// Record takes transactions, usually those of one message, and does not keep the slice. It never
+// waits for a disk or a sink. False says that the log has no room for them: they were counted in the
+// figures, and are lost for the sinks, which the log counts. It may be called before Run, and after.
+func (r *Recorder) Record(ts []traffic.Transaction) bool {
+	if len(ts) == 0 {
+		return true
 	}
-	if reason, ok := r.queue.put(t); !ok {
-		r.metrics.dropped.WithLabelValues(reason).Inc()
+	r.count(ts)
+	if r.spool == nil {
+		return true
 	}
+	kept := true
+	for len(ts) > 0 {
+		n := min(len(ts), mostInFrame)
+		kept = r.append(ts[:n]) && kept
+		ts = ts[n:]
+	}
+	return kept
+}
+
+// mostInFrame keeps frames of the log far below their bound of 16 MiB: a transaction has at most
+// some 800 bytes.
+const mostInFrame = 1000
+
+func (r *Recorder) append(ts []traffic.Transaction) bool {
+	buf := r.encoded.Get().(*[]byte)
+	b := (*buf)[:0]
+	for i := range ts {
+		b = traffic.AppendBinary(b, &ts[i])
+	}
+	kept := r.spool.Append(b, len(ts))
+	*buf = b
+	r.encoded.Put(buf)
+	return kept
+}
+
+// count brings transactions into everything that is counted in memory.
+func (r *Recorder) count(ts []traffic.Transaction) {
+	r.metrics.received.Add(float64(len(ts)))
+	now := time.Now()
+	for i := range ts {
+		r.windows.Add(now, &ts[i], r.figures.add(&ts[i]))
+	}
+}
+
+// Malformed counts an entry, or the rest of a message, that cannot be read.
+func (r *Recorder) Malformed(err error) {
+	r.metrics.dropped.WithLabelValues(dropMalformed).Inc()
+	r.log.Debug("an access-log entry cannot be read", slog.Any("error", err))
 }

@@ -73,6 +73,7 @@ func (c *Config) complete() {
 	if c.SegmentSize == 0 {
 		c.SegmentSize = min(max(min(c.Max, fileSystemSize(c.Dir))/segmentsOfAll, smallestSegment), largestSegment)
 	}
+	c.SegmentSize = min(c.SegmentSize, c.Max)
 }
 
 // fileSystemSize returns the bytes of the file system of dir, more than there can be if it does not

@@ -70,7 +70,7 @@ func (c *cursor) write(p Position) error {
 		return fmt.Errorf("opening the cursor of a reader: %w", err)
 	}
 	number := c.last + 1
-	_, err = f.WriteAt(slot(number, p), int64(number%2)*slotSize) //nolint:gosec // 0 or 1
+	_, err = f.WriteAt(slot(number, p), int64(number%2)*slotSize)
 	if err = errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("writing the cursor %s: %w", c.path, err)
 	}

@@ -105,7 +105,15 @@ func (l *Log) setAside(s *segment, fault error) {
 
 // removeBad leaves the newest of the segments that were set aside.
 func (l *Log) removeBad() {
-	bad, _ := filepath.Glob(filepath.Join(l.cfg.Dir, "*"+segmentEnd+badEnd))
+	entries, _ := os.ReadDir(l.cfg.Dir) // it was read a moment ago
+	var bad []string
+	for _, e := range entries {
+		if name, ok := strings.CutSuffix(e.Name(), badEnd); ok && e.Type().IsRegular() {
+			if _, _, ok := parseSegmentName(name); ok {
+				bad = append(bad, filepath.Join(l.cfg.Dir, e.Name()))
+			}
+		}
+	}
 	for len(bad) > maxBad {
 		_ = os.Remove(bad[0]) // it only takes room
 		bad = bad[1:]

@@ -32,13 +32,13 @@ func (m *marks) add(index int64, now time.Time) {
 	m.all = append(m.all, mark{index, now})
 }
 
-// thin keeps every second mark, the first one included.
+// thin keeps every second mark, the first one included, and lets later ones be as far apart.
 func (m *marks) thin() {
+	m.every = max(2*m.every, m.all[len(m.all)-1].at.Sub(m.all[0].at)*2/maxMarks)
 	for i := range len(m.all) / 2 {
 		m.all[i] = m.all[2*i]
 	}
 	m.all = m.all[:len(m.all)/2]
-	m.every *= 2
 }
 
 // forget drops what is of no use for records of this index or later.

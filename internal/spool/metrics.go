@@ -22,7 +22,6 @@ const allReaders = "all"
 
 type metrics struct {
 	queueFull, disk prometheus.Counter
-	lost            *prometheus.CounterVec
 
 	writeErrors, syncErrors, cursorErrors, readErrors prometheus.Counter
 }
@@ -49,7 +48,7 @@ func newMetrics(reg prometheus.Registerer, bytes func() int64, readers []*Reader
 		}
 	}
 	return &metrics{
-		lost: lost, queueFull: lost.WithLabelValues(allReaders, lostQueueFull), disk: lost.WithLabelValues(allReaders, lostDisk),
+		queueFull: lost.WithLabelValues(allReaders, lostQueueFull), disk: lost.WithLabelValues(allReaders, lostDisk),
 		writeErrors: failed.WithLabelValues("write"), syncErrors: failed.WithLabelValues("sync"),
 		cursorErrors: failed.WithLabelValues("cursor"), readErrors: failed.WithLabelValues("read"),
 	}, nil

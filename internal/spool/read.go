@@ -3,6 +3,7 @@ package spool
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -79,7 +80,8 @@ func (r *Reader) Since() time.Time {
 	return r.marks.of(r.at, r.l.opened)
 }
 
-// Arrived has an element after records were written.
+// Arrived has an element after records were written, and after some were lost: whoever waits for
+// these waits no more.
 func (r *Reader) Arrived() <-chan struct{} { return r.arrived }
 
 // passLocked moves the reader to an index, unless it is there or beyond, and returns over how many
@@ -95,7 +97,7 @@ func (r *Reader) passLocked(index int64) (n int64) {
 // records, at least one if there is any. They may be fewer, since a chunk ends where a segment does,
 // and at 16 MiB. Without a Commit the next Read returns the same. What cannot be read because it is
 // damaged is passed over, counted and logged. An error is one of the system and may go away; after a
-// minute of them, what is left of that segment is taken for damaged.
+// minute of errors of a file that can be opened, what is left of it is taken for damaged.
 func (r *Reader) Read(most int) (Chunk, error) {
 	for {
 		p, ok := r.place()
@@ -189,32 +191,41 @@ func (p *place) find(f *frames) error {
 func (r *Reader) collect(p place, f *frames, most int64) (Chunk, error) {
 	c := Chunk{Run: p.segment.run, First: f.next, Skip: int(p.at - p.index(f))}
 	r.segment, r.payloads, r.spots = p.segment, r.payloads[:0], append(r.spots[:0], spot{p.index(f), f.pos})
-	begin := f.pos
+	limit := f.pos + maxChunk
 	for p.index(f) < p.end.index {
-		size, n, err := f.peek()
-		if err == nil && c.N > 0 && (int64(c.N)+n > most || f.pos+size-begin > maxChunk) {
-			break
+		n, err := r.collectOne(p, f, most-int64(c.N), limit)
+		if c.N == 0 && err != nil {
+			return Chunk{}, err
 		}
-		if err == nil && p.index(f)+n > p.end.index {
-			err = errDamaged // the next segment has these records, too
-		}
-		var payload []byte
-		if err == nil {
-			payload, _, err = f.read()
-		}
-		if err != nil {
-			if c.N == 0 {
-				return Chunk{}, err
-			}
+		if n == 0 {
 			break
 		}
 		c.N += int(n)
-		r.payloads = append(r.payloads, payload)
-		r.spots = append(r.spots, spot{p.index(f), f.pos})
 	}
 	r.keep(f.buf)
 	c.Payloads = r.payloads
 	return c, nil
+}
+
+// collectOne reads one frame of a chunk and returns its number of records; 0 = it has more than most,
+// or ends after limit, and is not the first.
+func (r *Reader) collectOne(p place, f *frames, most, limit int64) (int64, error) {
+	size, n, err := f.peek()
+	switch {
+	case err != nil:
+		return 0, err
+	case p.index(f)+n > p.end.index: // the next segment has these records, too
+		return 0, errDamaged
+	case len(r.payloads) > 0 && (n > most || f.pos+size > limit):
+		return 0, nil
+	}
+	payload, n, err := f.read()
+	if err != nil {
+		return 0, err
+	}
+	r.payloads = append(r.payloads, payload)
+	r.spots = append(r.spots, spot{p.index(f), f.pos})
+	return n, nil
 }
 
 // keep keeps the buffer for the next chunk, unless it is a huge one.
@@ -225,22 +236,29 @@ func (r *Reader) keep(buf []byte) {
 	}
 }
 
-// judge returns nil where err means damage, else the error for the caller.
+// judge returns nil where err means that the segment has less than was written to it, else the error
+// for the caller.
 func (r *Reader) judge(s *segment, err error) error {
 	r.l.mu.Lock()
 	removed := s.removed
 	r.l.mu.Unlock()
-	if removed || errors.Is(err, errDamaged) || errors.Is(err, fs.ErrNotExist) {
+	if removed || errors.Is(err, errDamaged) || errors.Is(err, io.EOF) || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	r.l.metrics.readErrors.Inc()
 	if r.failing.segment != s {
 		r.failing = failing{s, time.Now()}
 	}
-	if time.Since(r.failing.since) >= patience {
+	if !isOpening(err) && time.Since(r.failing.since) >= patience {
 		return nil
 	}
 	return fmt.Errorf("reading the spool: %w", err)
+}
+
+// isOpening tells whether a file could not be opened: its bytes may well be good.
+func isOpening(err error) bool {
+	fault, ok := errors.AsType[*fs.PathError](err)
+	return ok && fault.Op == "open"
 }
 
 // passDamage moves the reader to the end of what it cannot read. If the segment was dropped meanwhile,
@@ -256,6 +274,7 @@ func (r *Reader) passDamage(p place) {
 	r.l.mu.Unlock()
 	r.segment, r.spots = p.segment, append(r.spots[:0], p.end)
 	r.damaged.Add(float64(lost))
+	signal(r.arrived)
 	if first {
 		r.l.log.Warn("a segment of the spool is damaged; what follows in it is lost",
 			slog.String("file", p.segment.path), slog.Int64("lost", lost))

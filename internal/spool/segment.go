@@ -24,19 +24,20 @@ type segment struct {
 	path  string
 	seed  uint32 // of the checksums of its frames
 
-	// Log.mu guards what follows.
+	file  *os.File // open for writing while in Log.open; nil for one of an earlier life
+	fresh bool     // no fsync yet, of its directory neither; the syncer's
+
+	// Log.mu guards what follows; what is written is the writer's to change.
 
 	base    int64 // index of its first record
 	records int64
 	size    int64 // bytes that readers may read
 	onDisk  int64 // bytes of the file: a torn frame may follow
 
-	file     *os.File // open for writing; nil for one of an earlier life. Of use while in Log.open
-	fresh    bool     // no fsync yet, of its directory neither
-	unsynced bool     // written to since the last fsync
-	syncing  bool     // an fsync is under way
-	unsound  bool     // nothing more is to be written to it
-	noted    bool     // that it is damaged has been logged
+	unsynced bool // written to since the last fsync
+	syncing  bool // an fsync is under way
+	unsound  bool // nothing more is to be written to it
+	noted    bool // that it is damaged has been logged
 	removed  bool
 }
 

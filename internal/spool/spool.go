@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -71,7 +72,10 @@ func Open(cfg Config, reg prometheus.Registerer, log *slog.Logger) (*Log, error)
 	if l.metrics, err = newMetrics(reg, l.size, l.readers); err != nil {
 		return nil, err
 	}
-	return l, l.load()
+	if err := l.load(); err != nil {
+		return nil, err
+	}
+	return l, nil
 }
 
 // Append takes a frame of n records, which it copies; it never waits for the disk. It returns false
@@ -176,12 +180,7 @@ func (l *Log) activePassedLocked() bool {
 
 // forgetLocked takes a segment out of the list; remove is to follow.
 func (l *Log) forgetLocked(s *segment) {
-	for i := range l.segments {
-		if l.segments[i] == s {
-			l.segments = append(l.segments[:i], l.segments[i+1:]...)
-			break
-		}
-	}
+	l.segments = slices.DeleteFunc(l.segments, func(other *segment) bool { return other == s })
 	l.bytes -= s.onDisk
 	s.removed = true
 	if l.active == s {

@@ -52,7 +52,7 @@ func (l *Log) takeUnsynced() []*segment {
 func (l *Log) syncSegment(s *segment) error {
 	err := l.disk.sync(s.file)
 	if err == nil && s.fresh {
-		err = syncDir(l.cfg.Dir)
+		err = l.syncDir()
 		s.fresh = err != nil
 	}
 	return err
@@ -71,10 +71,10 @@ func (l *Log) synced(s *segment, err error) {
 	s.unsound = s.unsound || err != nil
 }
 
-func syncDir(path string) error {
-	d, err := os.Open(path) //nolint:gosec // the directory of the log
+func (l *Log) syncDir() error {
+	d, err := os.Open(l.cfg.Dir)
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	return errors.Join(l.disk.sync(d), d.Close())
 }

@@ -45,6 +45,12 @@ func (l *Log) Run(ctx context.Context) error {
 	return nil
 }
 
+func (l *Log) isClosed() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.closed
+}
+
 // close lets nothing more in or out, and returns how many records were not written.
 func (l *Log) close() (lost int) {
 	l.mu.Lock()
@@ -65,7 +71,6 @@ func (l *Log) work(ctx context.Context) {
 	l.seal()
 	<-synced
 	l.syncAll()
-	l.tidy()
 }
 
 // writeUntil writes frames as they come, until ctx ends, and then those that still wait.
@@ -84,7 +89,7 @@ func (l *Log) writeUntil(ctx context.Context) {
 func (l *Log) writePending() {
 	for batch := l.take(); len(batch) > 0; batch = l.take() {
 		for rest := batch; len(rest) > 0; {
-			chunk, n := cut(rest, min(maxWrite, l.cfg.SegmentSize))
+			chunk, n := cut(rest, min(maxWrite, l.cfg.SegmentSize-int64(headSize)))
 			rest = rest[len(chunk):]
 			l.store(chunk, n)
 		}
@@ -116,8 +121,12 @@ func (l *Log) giveBack(batch []byte) {
 // errTooLarge says that frames have no room within Config.Max, even if they are alone.
 var errTooLarge = errors.New("it is larger than the log may be")
 
-// store writes frames of n records, or counts these as lost.
+// store writes frames of n records, or counts these as lost. After close, which has counted them, it
+// does nothing.
 func (l *Log) store(chunk []byte, n int64) {
+	if l.isClosed() {
+		return
+	}
 	err := l.write(chunk, n)
 	if isFull(err) && l.freeUp() {
 		err = l.write(chunk, n)
@@ -152,6 +161,9 @@ func (l *Log) settleLocked(n int64) bool {
 		return false
 	}
 	l.pending -= int(n)
+	for _, r := range l.readers {
+		signal(r.arrived)
+	}
 	return true
 }
 
@@ -202,21 +214,19 @@ func (l *Log) wrote(s *segment, bytes, n int64) {
 	s.size, s.onDisk, l.bytes = s.size+bytes, s.onDisk+bytes, l.bytes+bytes
 	s.records, l.end, l.offset = s.records+n, l.end+n, l.offset+n
 	s.unsynced, l.full = true, false
-	for _, r := range l.readers {
-		signal(r.arrived)
-	}
 	signal(l.dirty)
 }
 
 // segmentFor returns the segment for so many bytes, and makes room for them.
 func (l *Log) segmentFor(bytes int64) (*segment, error) {
+	if int64(headSize)+bytes > l.cfg.Max {
+		return nil, errTooLarge
+	}
 	if !l.fits(bytes) {
 		l.seal()
 	}
 	for !l.hasRoom(bytes) {
-		if !l.dropOldest() {
-			return nil, fmt.Errorf("%d bytes: %w", bytes, errTooLarge)
-		}
+		l.dropOldest()
 	}
 	l.mu.Lock()
 	active := l.active
@@ -242,32 +252,33 @@ func (l *Log) hasRoom(bytes int64) bool {
 	if l.active == nil {
 		bytes += int64(headSize)
 	}
-	return l.bytes+bytes <= l.cfg.Max && (l.active != nil || len(l.segments) < maxSegments)
+	return len(l.segments) == 0 || l.bytes+bytes <= l.cfg.Max && (l.active != nil || len(l.segments) < maxSegments)
 }
 
 // dropOldest removes the oldest segment, the active one if there is no other, and counts what readers
-// had not dealt with. It returns false where there is none.
-func (l *Log) dropOldest() bool {
-	l.mu.Lock()
-	if len(l.segments) == 0 {
-		l.mu.Unlock()
-		return false
+// had not dealt with.
+func (l *Log) dropOldest() {
+	s, lost := l.takeOldest()
+	l.remove(s)
+	l.tidy() // the next one may have no records
+	if lost > 0 {
+		l.rarely.warn("the spool is full: its oldest segment is dropped, and readers lose what they have not read of it",
+			slog.Int64("lost", lost), slog.Int64("max_bytes", l.cfg.Max))
 	}
-	s := l.segments[0]
+}
+
+// takeOldest takes the oldest segment out of the list, and returns the most that a reader loses.
+func (l *Log) takeOldest() (s *segment, lost int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s = l.segments[0]
 	l.forgetLocked(s)
-	lost := int64(0)
 	for _, r := range l.readers {
 		n := r.passLocked(s.endLocked())
 		r.spoolFull.Add(float64(n))
 		lost = max(lost, n)
 	}
-	l.mu.Unlock()
-	l.remove(s)
-	if lost > 0 {
-		l.rarely.warn("the spool is full: its oldest segment is dropped, and readers lose what they have not read of it",
-			slog.Int64("lost", lost), slog.Int64("max_bytes", l.cfg.Max))
-	}
-	return true
+	return s, lost
 }
 
 // begin makes a segment and its file.
@@ -304,6 +315,7 @@ func (l *Log) seal() {
 		l.remove(s)
 	}
 	signal(l.dirty) // its file is to be closed
+	l.tidy()
 }
 
 // retire ends the active segment where it is to go.
@@ -313,7 +325,6 @@ func (l *Log) retire() {
 	l.mu.Unlock()
 	if passed {
 		l.seal()
-		l.tidy()
 	}
 }
 

@@ -22,8 +22,8 @@ type Prometheus struct {
 	client http.Client
 }
 
-// StartPrometheus runs Prometheus with a configuration until the test ends.
-func StartPrometheus(tb testing.TB, config string) *Prometheus {
+// StartPrometheus runs Prometheus with a configuration, and flags, until the test ends.
+func StartPrometheus(tb testing.TB, config string, flags ...string) *Prometheus {
 	tb.Helper()
 	binary, err := exec.LookPath("prometheus")
 	if err != nil {
@@ -38,9 +38,9 @@ func StartPrometheus(tb testing.TB, config string) *Prometheus {
 		addr:   net.JoinHostPort("127.0.0.1", strconv.Itoa(FreePort(tb))),
 		client: http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}},
 	}
-	p.proc = start(tb, program{path: binary, args: []string{
+	p.proc = start(tb, program{path: binary, args: append([]string{
 		"--config.file=" + path, "--storage.tsdb.path=" + filepath.Join(dir, "data"), "--web.listen-address=" + p.addr, "--log.level=warn",
-	}})
+	}, flags...)})
 	tb.Cleanup(p.proc.kill)
 	Eventually(tb, 30*time.Second, "starting Prometheus", func() error {
 		if !p.proc.running() {

@@ -10,7 +10,6 @@
 package wire
 
 import (
-	"fmt"
 	"unsafe"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -39,35 +38,24 @@ func (v *Value) String() (string, bool) {
 }
 
 // Fields calls f for each field of a message, in order, until one fails. The error is f's, or
-// says why b is no message.
+// says why b is no message. [Cursor] does the same at less cost.
 func Fields(b []byte, f func(num protowire.Number, v Value) error) error {
-	for len(b) > 0 {
-		num, kind, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return protowire.ParseError(n)
-		}
-		if num > protowire.MaxValidNumber { // ConsumeTag takes more
-			return fmt.Errorf("field number %d: is beyond %d", num, protowire.MaxValidNumber)
-		}
-		b = b[n:]
-		v := Value{kind: kind}
-		switch kind {
-		case protowire.VarintType:
-			v.num, n = protowire.ConsumeVarint(b)
-		case protowire.Fixed64Type:
-			v.num, n = protowire.ConsumeFixed64(b)
-		case protowire.BytesType:
-			v.bytes, n = protowire.ConsumeBytes(b)
-		default:
-			n = protowire.ConsumeFieldValue(num, kind, b)
-		}
-		if n < 0 {
-			return protowire.ParseError(n)
-		}
-		b = b[n:]
-		if err := f(num, v); err != nil {
+	c := Walk(b)
+	for c.Next() {
+		if err := f(c.Tag.Number(), c.value()); err != nil {
 			return err
 		}
 	}
-	return nil
+	return c.Err()
+}
+
+func (c *Cursor) value() Value {
+	v := Value{kind: protowire.Type(c.Tag & 7)}
+	switch c.Tag & 7 {
+	case Varint, Fixed64:
+		v.num = c.Uint
+	case Bytes:
+		v.bytes = c.Bytes
+	}
+	return v
 }

@@ -1,0 +1,9 @@
+package collector_test
+
+import (
+	"testing"
+
+	"github.com/tps-agent/ratelimitd/internal/testenv"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }

@@ -1,0 +1,567 @@
+package recorder_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tps-agent/ratelimitd/internal/recorder"
+	"github.com/tps-agent/ratelimitd/internal/rollup"
+	"github.com/tps-agent/ratelimitd/internal/spool"
+	"github.com/tps-agent/ratelimitd/internal/testenv"
+	"github.com/tps-agent/ratelimitd/internal/traffic"
+)
+
+// memory is a sink that keeps the endpoints of what it was given.
+type memory struct {
+	began time.Time
+	// write and maintain may refuse, fail or block; nil = all is well.
+	write    func(ctx context.Context, endpoints []string) error
+	maintain func() error
+
+	mu         sync.Mutex
+	writes     []write
+	maintained []time.Duration // after the start
+	next       map[traffic.Source]int64
+}
+
+// write is a batch that was taken.
+type write struct {
+	after     time.Duration // of the start
+	endpoints []string
+}
+
+func (s *memory) Maintain(context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.maintained = append(s.maintained, time.Since(s.began))
+	if s.maintain != nil {
+		return s.maintain()
+	}
+	return nil
+}
+
+func (s *memory) Write(ctx context.Context, b traffic.Batch) (fresh int, err error) {
+	s.mu.Lock()
+	left := b.From(s.next[b.Source])
+	s.mu.Unlock()
+	endpoints := make([]string, len(left.Transactions))
+	for i := range left.Transactions {
+		endpoints[i] = left.Transactions[i].Endpoint
+	}
+	if s.write != nil {
+		if err := s.write(ctx, endpoints); err != nil {
+			return 0, err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.next == nil {
+		s.next = map[traffic.Source]int64{}
+	}
+	s.next[b.Source] = max(s.next[b.Source], b.Next())
+	s.writes = append(s.writes, write{time.Since(s.began), endpoints})
+	return len(endpoints), nil
+}
+
+// taken are all endpoints, in order.
+func (s *memory) taken() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []string
+	for _, w := range s.writes {
+		all = append(all, w.endpoints...)
+	}
+	return all
+}
+
+// running is a Recorder that runs.
+type running struct {
+	*recorder.Recorder
+	reg  *prometheus.Registry
+	logs *testenv.Logs
+	stop func() // returns when Run has returned; may be called twice
+}
+
+// options are what a test changes of a Recorder.
+type options struct {
+	recorder.Config
+	maxSeries int
+	dir       string // of the log; empty = a fresh one
+}
+
+// config writes ten at a time, or after 30 s.
+func config() options {
+	return options{Config: recorder.Config{ServerID: "test", BatchSize: 10, FlushInterval: 30 * time.Second, FlushTimeout: 5 * time.Second, Prometheus: true}, maxSeries: 100}
+}
+
+// sinks are these, called a, b and so on; none where the first is nil.
+func sinks(all ...*memory) (named []recorder.NamedSink) {
+	for i, s := range all {
+		if s != nil {
+			named = append(named, recorder.NamedSink{Name: string(rune('a' + i)), Sink: s, Maintain: s.Maintain})
+		}
+	}
+	return named
+}
+
+// newRecorder makes one that does not run yet.
+func newRecorder(tb testing.TB, o options, sinks []recorder.NamedSink, reg prometheus.Registerer, log *slog.Logger) (*recorder.Recorder, error) {
+	tb.Helper()
+	deps := recorder.Deps{Names: rollup.NewNames(o.maxSeries), Sinks: sinks}
+	if len(sinks) > 0 {
+		if o.dir == "" {
+			o.dir = tb.TempDir()
+		}
+		c := spool.Config{Dir: o.dir, Max: 1 << 30, MaxPending: 100_000}
+		for _, s := range sinks {
+			c.Readers = append(c.Readers, s.Name)
+		}
+		var err error
+		if deps.Log, err = spool.Open(c, reg, log); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	return recorder.New(o.Config, deps, reg, log)
+}
+
+// run starts a Recorder, which ends with the test or when it is stopped.
+func run(tb testing.TB, o options, sinks ...recorder.NamedSink) *running {
+	tb.Helper()
+	r := &running{reg: prometheus.NewRegistry(), logs: new(testenv.Logs)}
+	var err error
+	if r.Recorder, err = newRecorder(tb, o, sinks, r.reg, slog.New(slog.NewTextHandler(r.logs, nil))); err != nil {
+		tb.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- r.Run(ctx) }()
+	r.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			tb.Errorf("Run returned %v, want nil", err)
+		}
+	})
+	tb.Cleanup(func() {
+		r.stop()
+		if tb.Failed() {
+			tb.Logf("logs:\n%s", r.logs)
+		}
+	})
+	return r
+}
+
+// record takes transactions of these endpoints, one by one.
+func (r *running) record(endpoints ...string) {
+	for _, t := range transactionsOf(endpoints...) {
+		r.Record([]traffic.Transaction{t})
+	}
+}
+
+func transactionsOf(endpoints ...string) []traffic.Transaction {
+	all := make([]traffic.Transaction, len(endpoints))
+	for i, e := range endpoints {
+		all[i] = traffic.Transaction{Domain: "edge", Gateway: "gw", Endpoint: e, At: time.Now(), Duration: time.Millisecond, StatusCode: 200, Success: true}
+	}
+	return all
+}
+
+// numbered are n endpoints from first on.
+func numbered(first, n int) []string {
+	all := make([]string, n)
+	for i := range all {
+		all[i] = fmt.Sprintf("e%05d", first+i)
+	}
+	return all
+}
+
+// metric adds up the metrics of a family whose labels are these pairs, among others.
+func metric(tb testing.TB, reg prometheus.Gatherer, family string, pairs ...string) float64 {
+	tb.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != family {
+			continue
+		}
+		sum := 0.0
+		for _, m := range f.GetMetric() {
+			labels := map[string]string{}
+			for _, l := range m.GetLabel() {
+				labels[l.GetName()] = l.GetValue()
+			}
+			match := true
+			for i := 0; i < len(pairs); i += 2 {
+				match = match && labels[pairs[i]] == pairs[i+1]
+			}
+			if match {
+				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+			}
+		}
+		return sum
+	}
+	tb.Fatalf("there is no metric %s", family)
+	return 0
+}
+
+func assertMetric(tb testing.TB, reg prometheus.Gatherer, want float64, family string, pairs ...string) {
+	tb.Helper()
+	if got := metric(tb, reg, family, pairs...); got != want {
+		tb.Errorf("%s%v = %v, want %v", family, pairs, got, want)
+	}
+}
+
+func assertTaken(tb testing.TB, sink *memory, want []string) {
+	tb.Helper()
+	if diff := cmp.Diff(want, sink.taken()); diff != "" {
+		tb.Errorf("what the sink has (-want +got):\n%s", diff)
+	}
+}
+
+func TestConfigNamesEveryFault(t *testing.T) {
+	_, err := newRecorder(t, options{Config: recorder.Config{FlushTimeout: -1}, maxSeries: 1}, nil, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	if err == nil {
+		t.Fatal("New took an empty Config")
+	}
+	for _, fault := range []string{"batch size 0", "flush interval 0s", "flush timeout -1ns"} {
+		if !strings.Contains(err.Error(), fault) {
+			t.Errorf("the error does not name %q: %v", fault, err)
+		}
+	}
+}
+
+func TestTwoRecordersOfOneRegistry(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	for i := range 2 {
+		_, err := newRecorder(t, config(), nil, reg, slog.New(slog.DiscardHandler))
+		if (err == nil) != (i == 0) {
+			t.Errorf("recorder %d: error %v", i, err)
+		}
+	}
+}
+
+func TestWritesAFullBatchAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := &memory{began: time.Now()}
+		r := run(t, config(), sinks(sink)...)
+		r.record(numbered(0, 9)...)
+		synctest.Wait()
+		assertTaken(t, sink, nil)
+		assertMetric(t, r.reg, 9, "ratelimitd_spool_waiting")
+		r.record("last")
+		synctest.Wait()
+		assertTaken(t, sink, append(numbered(0, 9), "last"))
+		assertMetric(t, r.reg, 0, "ratelimitd_spool_waiting")
+		assertMetric(t, r.reg, 10, "ratelimitd_recorder_written_total", "sink", "a")
+		assertMetric(t, r.reg, 10, "ratelimitd_recorder_received_total")
+	})
+}
+
+func TestWritesWhenTheOldestIsDue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := &memory{began: time.Now()}
+		r := run(t, config(), sinks(sink)...)
+		for _, at := range []time.Duration{12 * time.Second, 20 * time.Second, 41 * time.Second, 42 * time.Second, 3 * time.Minute} {
+			until(t, sink.began.Add(at))
+			r.record(at.String())
+		}
+		until(t, sink.began.Add(time.Hour))
+		want := []write{
+			{42 * time.Second, []string{"12s", "20s", "41s"}}, {72 * time.Second, []string{"42s"}}, {210 * time.Second, []string{"3m0s"}},
+		}
+		sink.mu.Lock()
+		defer sink.mu.Unlock()
+		if diff := cmp.Diff(want, sink.writes, cmp.AllowUnexported(write{})); diff != "" {
+			t.Errorf("writes (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// until lets the time of a synctest bubble go on.
+func until(tb testing.TB, when time.Time) {
+	tb.Helper()
+	<-time.After(time.Until(when))
+	synctest.Wait()
+}
+
+func TestTakesAllThatWaitsButNoMoreThanTenThousand(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink, open := &memory{began: time.Now()}, make(chan struct{})
+		sink.write = func(context.Context, []string) error { <-open; return nil }
+		r := run(t, config(), sinks(sink)...)
+		r.record(numbered(0, 10)...)
+		synctest.Wait()
+		r.record(numbered(10, 25_003)...) // while the first batch is written
+		close(open)
+		synctest.Wait()
+		assertTaken(t, sink, numbered(0, 25_013))
+		sizes := make([]int, 0, 4)
+		for _, w := range sink.writes {
+			sizes = append(sizes, len(w.endpoints))
+		}
+		if diff := cmp.Diff([]int{10, 10_000, 10_000, 5003}, sizes); diff != "" {
+			t.Errorf("sizes of the batches (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// What comes while a full batch is written asks for no write before it is a full one itself, or due.
+func TestWhatComesDuringAWriteWaitsForItsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink, open := &memory{began: time.Now()}, make(chan struct{})
+		sink.write = func(context.Context, []string) error { <-open; return nil }
+		r := run(t, config(), sinks(sink)...)
+		r.record(numbered(0, 10)...)
+		synctest.Wait()
+		until(t, sink.began.Add(time.Second))
+		r.record(numbered(10, 3)...)
+		close(open)
+		synctest.Wait()
+		assertTaken(t, sink, numbered(0, 10))
+		until(t, sink.began.Add(time.Minute))
+		assertTaken(t, sink, numbered(0, 13))
+	})
+}
+
+func TestTriesAgainUntilTheSinkIsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := &memory{began: time.Now()}
+		const away = 10 * time.Minute
+		tries := 0
+		sink.write = func(context.Context, []string) error {
+			tries++
+			if time.Since(sink.began) < away {
+				return errors.New("no answer")
+			}
+			return nil
+		}
+		r := run(t, config(), sinks(sink)...)
+		for i := range 100 {
+			r.record(numbered(10*i, 10)...)
+			until(t, sink.began.Add(time.Duration(i+1)*away/100))
+		}
+		until(t, sink.began.Add(away+10*time.Second))
+		assertTaken(t, sink, numbered(0, 1000))
+		if tries < 60 || tries > 300 {
+			t.Errorf("%d tries in ten minutes, want one in 2.5 to 7.5 s", tries)
+		}
+		assertMetric(t, r.reg, 0, "ratelimitd_recorder_dropped_total")
+		if errs := metric(t, r.reg, "ratelimitd_recorder_write_errors_total"); int(errs) < tries-2 {
+			t.Errorf("%v errors counted, of %d tries", errs, tries)
+		}
+		logs := r.logs.String()
+		if n := strings.Count(logs, "transactions could not be written; they wait"); n < 30 || n > 61 {
+			t.Errorf("the fault is logged %d times in ten minutes, want at most once in ten seconds:\n%s", n, logs)
+		}
+		if n := strings.Count(logs, "transactions are written again"); n != 1 {
+			t.Errorf("the recovery is logged %d times, want once", n)
+		}
+	})
+}
+
+// A sink that finds fault with some rows gets all others, once each and in order.
+func TestOneBadRowCostsNoOther(t *testing.T) {
+	for name, bad := range map[string][]int{
+		"first": {0}, "last": {999}, "middle": {417}, "neighbours": {500, 501, 502}, "spread": {0, 77, 78, 512, 999}, "none": {}, "a hundred in a row": upTo(100),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				sink, writes := &memory{began: time.Now()}, 0
+				isBad := map[string]bool{}
+				for _, i := range bad {
+					isBad[numbered(i, 1)[0]] = true
+				}
+				sink.write = func(_ context.Context, endpoints []string) error {
+					writes++
+					for _, e := range endpoints {
+						if isBad[e] {
+							return fmt.Errorf("batch: %w", &traffic.RefusedError{Err: errors.New("bad " + e)})
+						}
+					}
+					return nil
+				}
+				cfg := config()
+				cfg.BatchSize = 1000
+				r := run(t, cfg, sinks(sink)...)
+				var good []string
+				for _, e := range numbered(0, 1000) {
+					r.record(e)
+					if !isBad[e] {
+						good = append(good, e)
+					}
+				}
+				synctest.Wait()
+				assertTaken(t, sink, good)
+				assertMetric(t, r.reg, float64(len(bad)), "ratelimitd_recorder_dropped_total", "reason", "refused")
+				// A thousand can be halved ten times; each batch that is refused is written in two parts.
+				if most := 1 + 2*10*len(bad); writes > most {
+					t.Errorf("bad rows %v: %d writes, want at most %d", bad, writes, most)
+				}
+			})
+		})
+	}
+}
+
+func upTo(n int) []int {
+	all := make([]int, n)
+	for i := range all {
+		all[i] = i
+	}
+	return all
+}
+
+// A fault of the table, such as a new column that nobody fills, is one of all rows: they wait until
+// it is mended, and only those that were tried alone are lost.
+func TestAFaultOfTheTableCostsFewRows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := &memory{began: time.Now()}
+		var broken atomic.Bool
+		broken.Store(true)
+		sink.write = func(context.Context, []string) error {
+			if broken.Load() {
+				return &traffic.RefusedError{Err: errors.New("null value in column team")}
+			}
+			return nil
+		}
+		r := run(t, config(), sinks(sink)...)
+		r.record(numbered(0, 1000)...)
+		until(t, sink.began.Add(time.Hour))
+		assertMetric(t, r.reg, 100, "ratelimitd_recorder_dropped_total", "reason", "refused")
+		broken.Store(false)
+		until(t, sink.began.Add(time.Hour+time.Minute))
+		assertTaken(t, sink, numbered(100, 900))
+	})
+}
+
+// A sink that is too slow for a large batch gets smaller ones, and larger ones again.
+func TestASlowSinkGetsSmallerBatches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := &memory{began: time.Now()}
+		gate := make(chan struct{}) // so that much waits
+		var slow atomic.Bool
+		slow.Store(true)
+		sink.write = func(_ context.Context, endpoints []string) error {
+			<-gate
+			if slow.Load() && len(endpoints) > 1000 {
+				return fmt.Errorf("copying: %w", context.DeadlineExceeded)
+			}
+			return nil
+		}
+		r := run(t, config(), sinks(sink)...)
+		r.record(numbered(0, 50_000)...)
+		close(gate)
+		until(t, sink.began.Add(3*time.Second))
+		slow.Store(false)
+		until(t, sink.began.Add(time.Hour))
+		assertTaken(t, sink, numbered(0, 50_000))
+		first, largest := 0, 0
+		for i, w := range sink.writes {
+			if len(w.endpoints) > 10 && first == 0 {
+				first = i
+			}
+			largest = max(largest, len(w.endpoints))
+		}
+		if n := len(sink.writes[first].endpoints); n > 1000 || largest < 8000 {
+			t.Errorf("the first large batch has %d transactions and the largest %d, want at most 1000 and then some 10,000", n, largest)
+		}
+		if errs := metric(t, r.reg, "ratelimitd_recorder_write_errors_total"); errs < 4 {
+			t.Errorf("%v writes failed, want those of 10,000 to 1,250", errs)
+		}
+	})
+}
+
+// What a part of a batch has stored is not written again when the next part fails.
+func TestAFaultInTheMiddleOfASplitWritesNothingTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink, writes := &memory{began: time.Now()}, 0
+		sink.write = func(_ context.Context, endpoints []string) error {
+			writes++
+			if writes%7 == 0 {
+				return errors.New("no answer")
+			}
+			if slices.Contains(endpoints, "e00063") {
+				return &traffic.RefusedError{Err: errors.New("bad")}
+			}
+			return nil
+		}
+		cfg := config()
+		cfg.BatchSize = 100
+		r := run(t, cfg, sinks(sink)...)
+		r.record(numbered(0, 100)...)
+		until(t, sink.began.Add(time.Hour))
+		assertTaken(t, sink, append(numbered(0, 63), numbered(64, 36)...))
+	})
+}
+
+func TestMaintainsEveryHourAndSoonerAfterAnError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink, calls := &memory{began: time.Now()}, 0
+		sink.maintain = func() error {
+			if calls++; calls <= 2 || calls == 4 {
+				return errors.New("no schema")
+			}
+			return nil
+		}
+		r := run(t, config(), sinks(sink)...)
+		until(t, sink.began.Add(2*time.Hour+time.Minute))
+		want := []time.Duration{ // the first two of these fail, and the fourth
+			0, 100 * time.Millisecond, 300 * time.Millisecond,
+			time.Hour + 300*time.Millisecond, time.Hour + 400*time.Millisecond, 2*time.Hour + 400*time.Millisecond,
+		}
+		sink.mu.Lock()
+		defer sink.mu.Unlock()
+		if diff := cmp.Diff(want, sink.maintained); diff != "" {
+			t.Errorf("maintained after (-want +got):\n%s", diff)
+		}
+		assertMetric(t, r.reg, 3, "ratelimitd_recorder_partition_errors_total")
+	})
+}
+
+func TestWithoutASinkNothingWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := run(t, config())
+		r.record(numbered(0, 50)...)
+		synctest.Wait()
+		assertMetric(t, r.reg, 0, "ratelimitd_recorder_dropped_total")
+		if got := r.Stats().Transactions; got != 50 {
+			t.Errorf("the figures have %d transactions, want 50", got)
+		}
+	})
+}
+
+func TestRecordFromManyGoroutines(t *testing.T) {
+	sink := &memory{began: time.Now()}
+	r := run(t, config(), sinks(sink)...)
+	var all sync.WaitGroup
+	const goroutines, each = 8, 2000
+	for g := range goroutines {
+		all.Go(func() { r.record(numbered(g*each, each)...) })
+	}
+	all.Wait()
+	r.stop()
+	count := map[string]int{}
+	for _, e := range sink.taken() {
+		count[e]++
+	}
+	for _, e := range numbered(0, goroutines*each) {
+		if count[e] != 1 {
+			t.Fatalf("%s was written %d times, want once", e, count[e])
+		}
+	}
+	if len(count) != goroutines*each {
+		t.Errorf("%d endpoints, want %d", len(count), goroutines*each)
+	}
+}

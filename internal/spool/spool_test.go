@@ -1,0 +1,470 @@
+package spool
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestReadAndCommit(t *testing.T) {
+	l := open(t, Config{Dir: t.TempDir()})
+	defer l.end()
+	r := l.Reader("a")
+	wantRead(t, r, 10, "nothing")
+	for _, p := range []string{"one", "", "three"} {
+		l.mustAppend(t, p, 3)
+	}
+	if got := l.Pending(); got != 9 {
+		t.Errorf("Pending() = %d, want 9", got)
+	}
+	wantRead(t, r, 10, "nothing") // it is in memory
+	l.flush()
+	if l.Pending() != 0 || r.Waiting() != 9 {
+		t.Errorf("Pending() = %d, Waiting() = %d, want 0 and 9", l.Pending(), r.Waiting())
+	}
+	wantRead(t, r, 6, "0+6-0 one,")
+	wantRead(t, r, 0, "0+3-0 one")
+	c := wantRead(t, r, 8, "0+6-0 one,")
+	commit(t, r, Position{c.Run, 4}) // in the middle of a frame
+	wantRead(t, r, 100, "3+6-1 ,three")
+	commit(t, r, Position{c.Run, 3}) // back
+	commit(t, r, Position{newRun(time.Now(), ""), 8})
+	wantRead(t, r, 3, "3+3-1 ")
+	if got := r.Waiting(); got != 5 {
+		t.Errorf("Waiting() = %d, want 5", got)
+	}
+	commit(t, r, Position{c.Run, 1000}) // no record has that offset yet
+	wantRead(t, r, 3, "nothing")
+	l.mustAppend(t, "four", 1)
+	l.flush()
+	wantRead(t, r, 3, "9+1-0 four")
+}
+
+func TestReadersAreApart(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, Config{Dir: dir, Readers: []string{"a", "b"}})
+	l.mustAppend(t, "one", 1)
+	l.mustAppend(t, "two", 1)
+	l.flush()
+	c := wantRead(t, l.Reader("a"), 1, "0+1-0 one")
+	commit(t, l.Reader("a"), c.Next())
+	wantRead(t, l.Reader("b"), 1, "0+1-0 one")
+	wantRead(t, l.Reader("a"), 9, "1+1-0 two")
+	if l.Reader("c") != nil {
+		t.Error("there is a reader c")
+	}
+	l.end()
+
+	// The place of b is forgotten in a life without it, that of a is kept.
+	l = open(t, Config{Dir: dir, Readers: []string{"a", "c"}})
+	l.end()
+	l = open(t, Config{Dir: dir, Readers: []string{"a", "b"}})
+	defer l.end()
+	if got := []int64{l.Reader("a").Waiting(), l.Reader("b").Waiting()}; !slices.Equal(got, []int64{1, 2}) {
+		t.Errorf("after a restart %v wait for a and b, want 1 and 2", got)
+	}
+}
+
+// Runs are read one after the other, each from offset 0.
+func TestRuns(t *testing.T) {
+	dir := t.TempDir()
+	var runs []string
+	for _, p := range []string{"one", "two", "three"} {
+		l := open(t, Config{Dir: dir})
+		l.mustAppend(t, p, 5)
+		l.flush()
+		runs = append(runs, l.run)
+		l.kill()
+	}
+	if !slices.IsSorted(runs) || runs[0] == runs[1] {
+		t.Errorf("runs are called %v", runs)
+	}
+	l := open(t, Config{Dir: dir})
+	defer l.end()
+	r := l.Reader("a")
+	if got := r.Since(); !got.Equal(l.opened) || r.Waiting() != 15 || len(r.Arrived()) != 1 {
+		t.Errorf("of an earlier life %d wait since %v, opened at %v; %d signals", r.Waiting(), got, l.opened, len(r.Arrived()))
+	}
+	for i, p := range []string{"one", "two", "three"} {
+		c := wantRead(t, r, 100, "0+5-0 "+p)
+		if c.Run != runs[i] {
+			t.Errorf("run %d is %s, want %s", i, c.Run, runs[i])
+		}
+		commit(t, r, Position{c.Run, 2})
+		wantRead(t, r, 100, "0+5-2 "+p)
+		commit(t, r, Position{c.Run, 7}) // a store may have more than the log after a loss of power
+	}
+	wantRead(t, r, 100, "nothing")
+	if left := segments(t, dir); left != nil {
+		t.Errorf("files are left: %v", left)
+	}
+}
+
+// A clock that goes back must not make a run that sorts before what readers have passed.
+func TestRunsSortWhateverTheClock(t *testing.T) {
+	dir := t.TempDir()
+	future := newRun(time.Now().Add(24*time.Hour), "")
+	s := newSegment(dir, future, 0)
+	body := append(s.head(), appendFrame(nil, []byte("old"), 1)...)
+	stamp(s.seed, 0, body[headSize:])
+	writeFile(t, s.path, body)
+	l := open(t, Config{Dir: dir})
+	if got := drain(t, l.Reader("a")); !slices.Equal(got, []string{"old"}) {
+		t.Errorf("read %q", got)
+	}
+	l.end()
+	l = open(t, Config{Dir: dir}) // only the cursor tells of it now
+	l.mustAppend(t, "new", 1)
+	l.end()
+	l = open(t, Config{Dir: dir})
+	defer l.end()
+	if got := drain(t, l.Reader("a")); !slices.Equal(got, []string{"new"}) || l.run < future {
+		t.Errorf("read %q in run %s after %s", got, l.run, future)
+	}
+}
+
+func TestRunNames(t *testing.T) {
+	at := time.Date(2026, 11, 26, 0, 51, 49, 123456999, time.UTC)
+	run := newRun(at, "no run")
+	if begin, ok := beginOf(run); !ok || !begin.Equal(at.Truncate(time.Microsecond)) || !strings.HasPrefix(run, "20261126T005149.123456Z-") {
+		t.Errorf("a run of %v is called %s, which began at %v, %v", at, run, begin, ok)
+	}
+	if next := newRun(at.Add(-time.Hour), run); next[:23] != "20261126T005149.123457Z" {
+		t.Errorf("the next run is called %s", next)
+	}
+	name := segmentName(run, 12)
+	if gotRun, first, ok := parseSegmentName(name); !ok || gotRun != run || first != 12 {
+		t.Errorf("%s is %s, %d, %v", name, gotRun, first, ok)
+	}
+	for _, bad := range []string{
+		"", "x", name + "x", name[:len(name)-1], strings.ToUpper(name), strings.Replace(name, ".123", ",123", 1),
+		strings.Replace(name, "2026", "9999", 1), strings.Replace(name, "202611", "202613", 1), strings.Replace(name, "-00000", "-+0000", 1),
+		strings.Replace(name, "-0000000000", "-9000000000", 1), strings.Replace(name, "Z-", "Zx", 1),
+	} {
+		if _, _, ok := parseSegmentName(bad); ok {
+			t.Errorf("%q passes for a segment", bad)
+		}
+	}
+}
+
+func TestAppendIsBounded(t *testing.T) {
+	l := open(t, Config{Dir: t.TempDir(), MaxPending: 5})
+	defer l.end()
+	tests := []struct {
+		payload []byte
+		n       int
+		want    bool
+		lost    int64
+	}{
+		{[]byte("x"), 6, false, 6}, {[]byte("x"), 4, true, 6}, {[]byte("x"), 2, false, 8}, {nil, 1, true, 8}, {nil, 1, false, 9}, {nil, 0, false, 9}, {nil, -1, false, 9},
+	}
+	for _, tt := range tests {
+		if got := l.Append(tt.payload, tt.n); got != tt.want || l.lost(t, "all", "queue_full") != tt.lost {
+			t.Errorf("Append(%q, %d) = %v, lost %d; want %v, %d", tt.payload, tt.n, got, l.lost(t, "all", "queue_full"), tt.want, tt.lost)
+		}
+	}
+	l.flush()
+	big := make([]byte, MaxPayload+1)
+	if l.Append(big, 1) {
+		t.Errorf("a frame of %d bytes is taken", len(big))
+	}
+	if !l.Append(big[1:], 1) {
+		t.Errorf("a frame of %d bytes is not taken", len(big)-1)
+	}
+	l.flush()
+	if got := drain(t, l.Reader("a")); len(got) != 3 || got[2] != string(big[1:]) {
+		t.Errorf("read %d frames", len(got))
+	}
+	if cap(l.spare) > keepBuffer || cap(l.Reader("a").buf) > keepBuffer {
+		t.Errorf("buffers of %d and %d bytes are kept", cap(l.spare), cap(l.Reader("a").buf))
+	}
+}
+
+// Whatever the number of records, the bytes in memory are bounded, and so are those of a chunk.
+func TestBytesAreBounded(t *testing.T) {
+	l := open(t, Config{Dir: t.TempDir()})
+	defer l.end()
+	payload, taken := make([]byte, MaxPayload/2), 0
+	for l.Append(payload, 1) {
+		taken++
+	}
+	if taken != 7 || len(l.queue) > maxQueue {
+		t.Errorf("%d frames of 8 MiB are taken, %d bytes wait", taken, len(l.queue))
+	}
+	l.flush()
+	c, err := l.Reader("a").Read(100)
+	if err != nil || c.N != 1 {
+		t.Errorf("a chunk has %d frames of 8 MiB: %v", c.N, err)
+	}
+}
+
+// An idle process makes no file but cursors; frames go to new segments as these fill.
+func TestSegments(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, Config{Dir: dir, SegmentSize: int64(headSize) + 2*(frameHead+4)})
+	if got := segments(t, dir); got != nil {
+		t.Errorf("there are %v", got)
+	}
+	for _, p := range []string{"four", "five", "nine", "a longer one than there is room for", "end"} {
+		l.mustAppend(t, p, 2)
+	}
+	l.flush()
+	var got []string
+	for _, s := range segments(t, dir) {
+		_, offset, _ := strings.Cut(strings.TrimSuffix(filepath.Base(s), segmentEnd)[runLength:], "-")
+		got = append(got, strings.TrimLeft(offset, "0"))
+	}
+	if want := []string{"", "4", "6", "8"}; !slices.Equal(got, want) {
+		t.Errorf("segments begin at %q, want %q", got, want)
+	}
+	l.end()
+	if got := l.figure(t, "bytes"); got != 4*int64(headSize)+5*frameHead+4*3+35+3 {
+		t.Errorf("there are %d bytes", got)
+	}
+}
+
+// A segment that is written to goes, too, when all have read it and it is large.
+func TestActiveSegmentGoes(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, Config{Dir: dir, SegmentSize: 1 << 30})
+	defer l.end()
+	payload := strings.Repeat("x", smallestSegment)
+	l.mustAppend(t, "small", 1)
+	l.flush()
+	drain(t, l.Reader("a"))
+	l.flush()
+	if got := segments(t, dir); len(got) != 1 {
+		t.Errorf("a small one has gone: %v", got)
+	}
+	l.mustAppend(t, payload, 1)
+	l.flush()
+	if got := drain(t, l.Reader("a")); len(got) != 1 {
+		t.Errorf("read %d frames", len(got))
+	}
+	if len(l.wake) != 1 {
+		t.Error("the writer is not woken")
+	}
+	l.flush()
+	if got := segments(t, dir); got != nil || l.figure(t, "bytes") != 0 || len(l.open) != 0 {
+		t.Errorf("%v are left, %d bytes, %d open files", got, l.figure(t, "bytes"), len(l.open))
+	}
+	l.mustAppend(t, "next", 1)
+	l.flush()
+	wantRead(t, l.Reader("a"), 9, "2+1-0 next")
+}
+
+// At Max the oldest segment goes, and readers go on after it.
+func TestSpoolFull(t *testing.T) {
+	const frame = frameHead + 4
+	c := Config{Dir: t.TempDir(), Max: 3 * (int64(headSize) + 2*frame), SegmentSize: int64(headSize) + 2*frame, Readers: []string{"a", "b"}}
+	l := open(t, c)
+	defer l.end()
+	for i := range 6 {
+		l.mustAppend(t, "abc"+string(rune('0'+i)), 1)
+	}
+	l.flush()
+	a, b := l.Reader("a"), l.Reader("b")
+	old := wantRead(t, a, 100, "0+2-0 abc0,abc1")
+	commit(t, a, Position{old.Run, 1})
+	l.mustAppend(t, "abc6", 1)
+	l.flush()
+	if got := []int64{l.lost(t, "a", "spool_full"), l.lost(t, "b", "spool_full"), a.Waiting(), b.Waiting()}; !slices.Equal(got, []int64{1, 2, 5, 5}) {
+		t.Errorf("lost to a and b, and waiting: %v", got)
+	}
+	commit(t, a, old.Next()) // of what was dropped
+	if got := a.Waiting(); got != 5 {
+		t.Errorf("%d wait after a commit in the segment that was dropped", got)
+	}
+	wantRead(t, a, 100, "2+2-0 abc2,abc3")
+	if got := drain(t, b); !slices.Equal(got, []string{"abc2", "abc3", "abc4", "abc5", "abc6"}) {
+		t.Errorf("b reads %q", got)
+	}
+	if !strings.Contains(l.logged.String(), "the spool is full") {
+		t.Errorf("logged: %s", l.logged)
+	}
+}
+
+// The only segment goes, too, and what is larger than all of the log is lost alone.
+func TestSpoolFullOfOneSegment(t *testing.T) {
+	l := open(t, Config{Dir: t.TempDir(), Max: 200})
+	defer l.end()
+	l.mustAppend(t, strings.Repeat("x", 90), 1)
+	l.flush()
+	l.mustAppend(t, strings.Repeat("y", 109), 2)
+	l.flush()
+	if l.lost(t, "a", "spool_full") != 2 || l.Reader("a").Waiting() != 1 {
+		t.Errorf("%d are lost, %d wait", l.lost(t, "a", "spool_full"), l.Reader("a").Waiting())
+	}
+	l.mustAppend(t, strings.Repeat("z", 108), 4)
+	l.flush()
+	if l.lost(t, "a", "spool_full") != 3 || l.Pending() != 0 {
+		t.Errorf("%d are lost, %d pending", l.lost(t, "a", "spool_full"), l.Pending())
+	}
+	wantRead(t, l.Reader("a"), 9, "1+4-0 "+strings.Repeat("z", 108))
+}
+
+func TestWithoutReaders(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, Config{Dir: dir})
+	l.mustAppend(t, "one", 1)
+	l.end()
+	none := open(t, Config{Dir: dir, Readers: []string{}})
+	if none.Append([]byte("x"), 1) || none.Pending() != 0 || none.lost(t, "all", "queue_full") != 0 {
+		t.Errorf("without readers a frame is taken or counted")
+	}
+	none.end()
+	l = open(t, Config{Dir: dir})
+	defer l.end()
+	wantRead(t, l.Reader("a"), 9, "0+1-0 one")
+}
+
+func TestConfig(t *testing.T) {
+	dir := t.TempDir()
+	ok := Config{Dir: dir, Max: 1 << 40, Readers: []string{"a"}}
+	l := open(t, ok)
+	if c := l.cfg; c.SegmentSize < smallestSegment || c.SegmentSize > largestSegment || c.SyncEvery != 100*time.Millisecond || c.MaxPending != 10_000 {
+		t.Errorf("defaults are %+v", c)
+	}
+	if size := fileSystemSize(dir); size < 1<<20 || size > 1<<50 || fileSystemSize(filepath.Join(dir, "none")) != 1<<62 {
+		t.Errorf("the file system has %d bytes", size)
+	}
+	for _, tt := range []struct{ max, want int64 }{{2 << 20, 1 << 20}, {1000, 1000}, {160 << 20, 10 << 20}} {
+		c := Config{Dir: dir, Max: tt.max}
+		if c.complete(); c.SegmentSize != tt.want {
+			t.Errorf("of %d bytes a segment has %d, want %d", tt.max, c.SegmentSize, tt.want)
+		}
+	}
+	bad := Config{SegmentSize: -1, SyncEvery: -1, MaxPending: -1, Readers: []string{"b", "b", "all", "A", "../x", ""}}
+	_, err := tryOpen(Config{Dir: bad.Dir, Max: -1, SegmentSize: -1, SyncEvery: -1, MaxPending: -1, Readers: bad.Readers})
+	want := `configuring the spool: the directory has no name
+the bound of -1 bytes is not above 0
+the segment size of -1 bytes is below 0
+the time between two syncs, -1ns, is below 0
+the bound of -1 waiting records is below 0
+two readers are called "b"
+"all" is no name for a reader
+"A" is no name for a reader
+"../x" is no name for a reader
+"" is no name for a reader`
+	if err == nil || err.Error() != want {
+		t.Errorf("a bad config: %v", cmp.Diff(want, err.Error()))
+	}
+	file := filepath.Join(dir, "file")
+	writeFile(t, file, nil)
+	if _, err := tryOpen(Config{Dir: file}); err == nil {
+		t.Error("a file passes for a directory")
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "b.cursor"), 0o750); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tryOpen(Config{Dir: dir, Readers: []string{"b"}}); err == nil {
+		t.Error("a directory passes for a cursor")
+	}
+}
+
+func TestMetricsAreThereFromTheStart(t *testing.T) {
+	l := open(t, Config{Dir: t.TempDir(), Readers: []string{"a", "b"}})
+	defer l.end()
+	for _, labels := range [][]string{
+		{"bytes"},
+		{"waiting", "a"},
+		{"waiting", "b"},
+		{"lost_total", "all", "queue_full"},
+		{"lost_total", "all", "disk"},
+		{"lost_total", "a", "spool_full"},
+		{"lost_total", "b", "damaged"},
+		{"errors_total", "write"},
+		{"errors_total", "sync"},
+		{"errors_total", "cursor"},
+		{"errors_total", "read"},
+	} {
+		if got := l.figure(t, labels[0], labels[1:]...); got != 0 {
+			t.Errorf("%v = %d", labels, got)
+		}
+	}
+	if _, err := Open(l.cfg, l.registry, l.log); err == nil {
+		t.Error("two logs have the same metrics")
+	}
+}
+
+// Since is about the time at which the oldest record that waits was written.
+func TestSince(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		l := open(t, Config{Dir: dir})
+		defer l.end()
+		r, begin := l.Reader("a"), time.Now()
+		if !r.Since().IsZero() {
+			t.Errorf("nothing waits since %v", r.Since())
+		}
+		const frames = 5000
+		for range frames { // one a second
+			l.mustAppend(t, "x", 1)
+			l.flush()
+			time.Sleep(time.Second)
+		}
+		for i := range int64(frames) {
+			want := begin.Add(time.Duration(i) * time.Second)
+			if got := r.Since(); got.After(want) || want.Sub(got) > 128*time.Second {
+				t.Fatalf("record %d waits since %v, want %v", i, got, want)
+			}
+			commit(t, r, Position{l.run, i + 1})
+		}
+		if !r.Since().IsZero() || len(r.marks.all) > maxMarks {
+			t.Errorf("nothing waits since %v; %d marks", r.Since(), len(r.marks.all))
+		}
+		time.Sleep(time.Hour)
+		l.mustAppend(t, "x", 1)
+		l.flush()
+		if got := r.Since(); !got.Equal(time.Now()) {
+			t.Errorf("what is written now waits since %v before", time.Since(got))
+		}
+	})
+}
+
+func TestMarksAreBounded(t *testing.T) {
+	var m marks
+	now := time.Now()
+	for i := range int64(100_000) {
+		m.add(i, now.Add(time.Duration(i)*time.Millisecond))
+	}
+	if len(m.all) > maxMarks || m.of(0, time.Time{}) != now {
+		t.Errorf("%d marks, the first one at %v, want %v", len(m.all), m.of(0, time.Time{}), now)
+	}
+	if got := m.of(50_000, time.Time{}).Sub(now); got > 50*time.Second || got < 48*time.Second {
+		t.Errorf("what was written after 50 s is said to be from %v", got)
+	}
+}
+
+// Payloads stay as they are until the next Read, however large the chunk.
+func TestChunkOfManyFrames(t *testing.T) {
+	l := open(t, Config{Dir: t.TempDir(), MaxPending: 1 << 20})
+	defer l.end()
+	var want [][]byte
+	for i := range 3000 {
+		want = append(want, bytes.Repeat([]byte{byte(i), byte(i >> 8)}, i%1000))
+		l.mustAppend(t, string(want[i]), 1)
+	}
+	l.flush()
+	r := l.Reader("a")
+	for range 2 {
+		c, err := r.Read(3000)
+		if err != nil || c.N != 3000 || !slices.EqualFunc(c.Payloads, want, bytes.Equal) {
+			t.Fatalf("a chunk of %d frames is not what was appended: %v", c.N, err)
+		}
+	}
+	for i := range int64(3000) {
+		c, err := r.Read(1)
+		if err != nil || c.N != 1 || !bytes.Equal(c.Payloads[0], want[i]) {
+			t.Fatalf("frame %d is not what was appended: %v", i, err)
+		}
+		commit(t, r, c.Next())
+	}
+}
