@@ -104,6 +104,7 @@ ci: deps lint verify ## what .ci/run runs
 	$(MAKE) fuzz
 	$(MAKE) bench BENCHTIME=1x
 	$(MAKE) bench/peers BENCHTIME=1x
+	$(MAKE) soak SOAK=30s
 	$(MAKE) test
 
 deps: ## install what is missing: C compiler (race detector), Postgres, Prometheus, h2load, Envoy

@@ -86,7 +86,9 @@ func newBatchReader(r io.Reader, rows bool) (*batchReader, error) {
 func (r *batchReader) read() (*lineBatch, error) {
 	b := &lineBatch{first: r.number + 1, key: r.key(r.number + 1)}
 	most := batchLines
-
+	if b.first == 1 {
+		most = firstBatchLines
+	}
 	for b.lines < most {
 		line, err := r.peek()
 		if b.lines > 0 && (errors.Is(err, io.EOF) || b.size+len(line) >= batchBytes) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -105,7 +106,9 @@ func readLines() map[string]struct {
 		"no duration":                       {`{"response_code":200,"start_time":"` + stamp + `"}`, fromLine(waited(0, 0))},
 		"a duration below zero":             {`{"response_code":200,"start_time":"` + stamp + `","duration":-5}`, fromLine(waited(0, 0))},
 		"a duration beyond all":             {`{"response_code":200,"duration":1e300}`, fromLine(at(receivedAt), func(t *traffic.Transaction) { t.Duration = traffic.MaxDuration })},
-		"lists and deep objects":            ok(`"a":[1,"}",{"gateway":"x"}],"b":{"c":{"d":{"e":{"f":{"g":{"response_code":500}}}}}}`),
+		"lists":                             ok(`"a":[1,"}",{"gateway":"x"}],"_":[{"gateway":"x"}]`),
+		"deep objects":                      ok(`"_":{"_":{"_":{"_":{"_":{"gateway":"gw-main","x":{"y":["}"]}}}}}}`, named("gw-main", "")),
+		"objects deeper than names can be":  ok(`"_":{"_":{"_":{"_":{"_":{"_":{"gateway":"gw-main"}}}}}}`),
 		"white space":                       {" \t{ " + theTime + " , \r\n \"response_code\" :\t200 } \n", fromLine()},
 		"milliseconds":                      lasting("duration_ms", 250),
 		"microseconds":                      lasting("duration_us", 250_000),
@@ -211,6 +214,18 @@ func TestFaultsOfLines(t *testing.T) {
 		}
 		if len(err.Error()) > 400 || strings.ContainsAny(err.Error(), "\n\r\x00") {
 			t.Errorf("line %.80s: the error has %d bytes, or more than one line: %q", line, len(err.Error()), err)
+		}
+	}
+}
+
+func TestUnitsOfTimes(t *testing.T) {
+	for n, want := range map[int64]string{
+		1: "1970-01-01T00:00:01Z", 99_999_999_999: "5138-11-16T09:46:39Z", 100_000_000_000: "1973-03-03T09:46:40Z",
+		99_999_999_999_999: "5138-11-16T09:46:39.999Z", 100_000_000_000_000: "1973-03-03T09:46:40Z",
+		99_999_999_999_999_999: "5138-11-16T09:46:39.999999Z", 100_000_000_000_000_000: "1973-03-03T09:46:40Z", math.MaxInt64: "2262-04-11T23:47:16.854775807Z",
+	} {
+		if got := sinceEpoch(n).UTC().Format(time.RFC3339Nano); got != want {
+			t.Errorf("%d: %s, want %s", n, got, want)
 		}
 	}
 }

@@ -18,7 +18,7 @@ func TestNamerCleans(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		n := remembering()
 		plain := namer{}
-		for _, raw := range rapid.SliceOfN(rapid.SampledFrom([]string{"", "a", "b", "a\x00", "\xff", strings.Repeat("é", 200), strings.Repeat("x", 255), strings.Repeat("x", 256), strings.Repeat("x", 300)}), 1, 50).Draw(t, "names") {
+		for _, raw := range rapid.SliceOfN(rapid.SampledFrom([]string{"", "a", "b", "a\x00", "\xff", strings.Repeat("é", 200), strings.Repeat("😀", 100), strings.Repeat("x", 255), strings.Repeat("x", 256), strings.Repeat("x", 300)}), 1, 50).Draw(t, "names") {
 			want := traffic.Clean(raw)
 			if got, without := n.name(raw), plain.name(raw); got != want || without != want {
 				t.Fatalf("name(%q) = %q, without memory %q, want %q", raw, got, without, want)
@@ -48,6 +48,11 @@ func TestNamesComeAgainInTheSameMemory(t *testing.T) {
 		}
 		if unsafe.StringData(first) == unsafe.StringData(raw) {
 			t.Errorf("name %.20q: has the memory of what came in", raw)
+		}
+		for key := range n.known {
+			if unsafe.StringData(key) == unsafe.StringData(raw) {
+				t.Errorf("name %.20q: is remembered by the memory of what came in", raw)
+			}
 		}
 	}
 }

@@ -252,7 +252,9 @@ func decodeAny(b []byte) (v anyValue, err error) {
 		case anyList:
 			v.scalar = scalar{}
 			v.list.add(c.Bytes)
-				}
+		case anyArray, anyBytes, anyTextIndex:
+			v = anyValue{}
+		}
 	}
 	return v, c.Err()
 }

@@ -210,7 +210,9 @@ func exports() map[string]struct {
 		"no time at all":                 {exported(nil, timeless), one(at(receivedAt))},
 		"a time among the attributes":    {exported(nil, with("start_time", started.Add(time.Second).UTC().Format(time.RFC3339Nano))), one(at(started.Add(time.Second + took)))},
 		"values that are none":           {exported(nil, with("gateway", []byte("x"), "endpoint", []*commonpb.AnyValue{anyOf("y")}, "domain", nil)), one()},
-		"lists deeper than names can be": {exported(nil, with("a", pairs("b", pairs("c", pairs("d", pairs("e", pairs("f", pairs("g", "h")))))))), one()},
+		"deep lists":                     {exported(nil, with("_", pairs("_", pairs("_", pairs("_", pairs("_", pairs("gateway", "gw-main"))))))), one(named("gw-main", ""))},
+		"lists deeper than names can be": {exported(nil, with("_", pairs("_", pairs("_", pairs("_", pairs("_", pairs("_", pairs("gateway", "h")))))))), one()},
+		"two resources":                  {&logspb.LogsData{ResourceLogs: append(exported(pairs("gateway", "gw-main", "endpoint", "pay"), with()).ResourceLogs, exported(nil, with()).ResourceLogs...)}, read{Transactions: []traffic.Transaction{plain(toPay), plain()}}},
 		"a TCP connection":               {exported(nil, record("duration", 250, "upstream_cluster", "app", "access_log_type", "TcpConnectionEnd")), one(named("app", ""), ended(0, true))},
 		"nothing":                        {exported(nil), read{}},
 	}

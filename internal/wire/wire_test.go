@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -98,6 +99,18 @@ var messages = []struct {
 	{"a group without an end", "\x0b\x10\x01", nil, true},
 	{"a group with the end of another", "\x0b\x14", nil, true},
 	{"the end of no group", "\x0c", nil, true},
+	// Next reads most fields by itself where there are bytes enough after them.
+	{"numbers of two bytes", "\x88\x01\xac\x02\x90\x01\x7f\x10\x05\x10\x05", []string{"17 varint 300", "18 varint 127", "2 varint 5", "2 varint 5"}, false},
+	{"numbers of three bytes", "\x88\x80\x01\x05\x10\x80\x80\x01\x10\x05\x10\x05", []string{"2049 varint 5", "2 varint 16384", "2 varint 5", "2 varint 5"}, false},
+	{"a tag of more bytes than it needs", "\x90\x00\x05\x10\x05\x10\x05", []string{"2 varint 5", "2 varint 5", "2 varint 5"}, false},
+	{"field number 0 among others", "\x00\x01\x10\x05\x10\x05\x10\x05", nil, true},
+	{"field number 0 of two bytes", "\x80\x00\x01\x10\x05\x10\x05", nil, true},
+	{"bytes of two bytes' length", "\x0a\x80\x01" + strings.Repeat("a", 128) + "\x10\x05", []string{fmt.Sprintf("1 bytes %q string %[1]q", strings.Repeat("a", 128)), "2 varint 5"}, false},
+	{"more bytes that are cut off", "\x0a\x08abcdefg", nil, true},
+	{"many bytes that are cut off", "\x0a\x80\x01" + strings.Repeat("a", 127), nil, true},
+	{"bytes to the end", "\x0a\x07abcdefg", []string{`1 bytes "abcdefg" string "abcdefg"`}, false},
+	{"fixed32, fixed64 and groups among others", "\x0d\x01\x02\x03\x04\x11\x01\x02\x03\x04\x05\x06\x07\x08\x1b\x10\x05\x10\x05\x1c\x10\x05", []string{"1", "2 fixed64 0x807060504030201", "3", "2 varint 5"}, false},
+	{"wire type 7 among others", "\x0f\x01\x10\x05\x10\x05", nil, true},
 }
 
 func TestFields(t *testing.T) {
