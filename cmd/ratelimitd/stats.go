@@ -25,7 +25,7 @@ func (s *server) stats(ctx context.Context, q admin.StatsQuery) (admin.StatsAnsw
 		return admin.StatsAnswer{Snapshot: snapshot, Source: admin.SourceMemory}, err
 	}
 	if s.history == nil {
-		return admin.StatsAnswer{}, q.Refuse("is beyond the last hour, which is in memory; what is older needs Postgres")
+		return admin.StatsAnswer{}, q.Refuse("is beyond what is in memory (figures of an hour, counts per second of two minutes); what is older needs Postgres")
 	}
 	if q.Window > 0 {
 		q.From, q.To = now.Add(-q.Window), now
@@ -34,13 +34,13 @@ func (s *server) stats(ctx context.Context, q admin.StatsQuery) (admin.StatsAnsw
 	return admin.StatsAnswer{Snapshot: snapshot, Source: admin.SourcePostgres}, err
 }
 
-// memorySeconds is how far back there are counts per second without Postgres.
-const memorySeconds = 2 * time.Minute
+// memoryRange is how far back there are counts per second without Postgres.
+const memoryRange = 2 * time.Minute
 
 // whatIfRange is how far back a limit is tried where nobody says.
 func (s *server) whatIfRange() time.Duration {
 	if s.history == nil {
-		return memorySeconds
+		return memoryRange
 	}
 	keep := s.history.KeepsSeconds()
 	if keep == 0 {

@@ -1,0 +1,96 @@
+package descriptors
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Bounds of a directory.
+const (
+	// MaxFiles is how many files it may hold, and MaxBytes how many bytes they may have together: a
+	// wrong directory is not read for minutes.
+	MaxFiles = 10_000
+	MaxBytes = 256 << 20
+)
+
+// ReadDir reads all files below dir, whatever their names, by their paths inside it with `/`. Names that
+// begin with a dot are passed over, files and directories alike: a ConfigMap of Kubernetes keeps the
+// content in such directories, and shows it by symlinks beside them. Symlinks to files are followed,
+// those to directories are not. What is no regular file is passed over.
+//
+// A file that cannot be read has its own Err. An error means that nothing can be said about which files
+// there are, so that what is in force should stay.
+func ReadDir(dir string) (map[string]File, error) {
+	r := dirReader{dir: dir, files: make(map[string]File)}
+	root := filepath.Clean(dir) + string(filepath.Separator) // also where dir itself is a symlink
+	if err := filepath.WalkDir(root, r.visit); err != nil {
+		return nil, fmt.Errorf("reading the directory %s: %w", dir, err)
+	}
+	return r.files, nil
+}
+
+type dirReader struct {
+	dir   string
+	files map[string]File
+	bytes int
+}
+
+func (r *dirReader) visit(path string, entry fs.DirEntry, err error) error {
+	name, relErr := filepath.Rel(r.dir, path)
+	switch {
+	case err != nil:
+		return err
+	case relErr != nil:
+		return relErr
+	case name == ".":
+		return nil
+	case strings.HasPrefix(entry.Name(), ".") && entry.IsDir():
+		return fs.SkipDir
+	case strings.HasPrefix(entry.Name(), ".") || entry.IsDir():
+		return nil
+	}
+	return r.read(path, filepath.ToSlash(name))
+}
+
+// read reads one file. What vanished since its directory was read is not there.
+func (r *dirReader) read(path, name string) error {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && !isLink(path):
+		return nil
+	case err == nil && !info.Mode().IsRegular(): // opening a pipe would wait for a writer
+		return nil
+	case len(r.files) == MaxFiles:
+		return fmt.Errorf("there are more than %d files", MaxFiles)
+	}
+	f := File{Err: err}
+	if err == nil {
+		f.Body, f.Err = readFile(path)
+	}
+	r.files[name] = f
+	if r.bytes += len(f.Body); r.bytes > MaxBytes {
+		return fmt.Errorf("the files have more than %d bytes", MaxBytes)
+	}
+	return nil
+}
+
+// isLink tells whether there is a symlink, to whatever it leads.
+func isLink(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.Mode()&fs.ModeSymlink != 0
+}
+
+// readFile reads what Parse looks at: one byte more than MaxFile tells it that there is too much.
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path) //nolint:gosec // the operator names the directory
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // it was only read
+	return io.ReadAll(io.LimitReader(f, MaxFile+1))
+}

@@ -1,0 +1,100 @@
+package descriptors
+
+import (
+	"strings"
+
+	"github.com/tps-agent/ratelimitd/internal/buckets"
+)
+
+// Entry is one key and value of a descriptor of a request, as its decoder makes it: both may be any
+// bytes, and nothing here keeps them.
+type Entry = buckets.Entry
+
+// Domain is one compiled file or resource. It never changes.
+type Domain struct {
+	name         string
+	at           pos
+	allOrNothing bool
+	top          level
+	nodes        []node // in the order of the file, each before those below it
+	rules        []Rule // the same
+	replaceable  int    // names that some rule replaces
+}
+
+// Name is the domain as the file writes it.
+func (d *Domain) Name() string { return d.name }
+
+// AllOrNothing tells whether a request is to be charged to all of its limits or to none.
+func (d *Domain) AllOrNothing() bool { return d.allOrNothing }
+
+// Rules are the limits in the order of the file, to be read only.
+func (d *Domain) Rules() []Rule { return d.rules }
+
+// Walk calls f for each node in the order of the file. depth is 0 at the top; an empty value stands
+// for every value of the key; rule is nil where the node has no limit.
+func (d *Domain) Walk(f func(depth int, key, value string, rule *Rule)) {
+	for i := range d.nodes {
+		n := &d.nodes[i]
+		f(int(n.depth), n.key, n.value, n.rule)
+	}
+}
+
+// node is one descriptor.
+type node struct {
+	parent *node // nil at the top
+	key    string
+	value  string // empty = every value
+	rule   *Rule  // nil = no limit
+	next   *level // nil = nothing below
+	depth  uint8
+	flags  flags
+}
+
+// takesMany tells whether requests with different values come to the node.
+func (n *node) takesMany() bool { return n.value == "" || isPattern(n.value) }
+
+func isPattern(value string) bool { return strings.Contains(value, "*") }
+
+// level are the nodes side by side below one other.
+type level struct{ keys map[string]*siblings }
+
+// siblings are the nodes of one key of a level.
+type siblings struct {
+	exact    map[string]*node // patterns too: a value may be a pattern's own text
+	patterns *patterns        // nil = none
+	any      *node            // without a value
+}
+
+// Match returns the limit of a descriptor, nil if it has none. It goes one level down with each entry
+// and never back: an exact node without a limit hides the patterns beside it, and those hide the node
+// without a value. The limit is that of the node of the last entry.
+func (d *Domain) Match(entries []Entry) *Rule {
+	at := &d.top
+	for i := range entries {
+		n := at.find(&entries[i])
+		switch {
+		case n == nil:
+			return nil
+		case i == len(entries)-1:
+			return n.rule
+		case n.next == nil:
+			return nil
+		}
+		at = n.next
+	}
+	return nil
+}
+
+func (l *level) find(e *Entry) *node {
+	s := l.keys[e.Key]
+	if s == nil {
+		return nil
+	}
+	if n := s.exact[e.Value]; n != nil {
+		return n
+	}
+	if n := s.patterns.first(e.Value); n != nil {
+		return n
+	}
+	return s.any
+}
