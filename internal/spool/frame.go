@@ -34,10 +34,8 @@ func frameSize(b []byte) (size, n int64) {
 
 // checksum is that of a frame whose first record has this offset.
 func checksum(seed uint32, offset int64, frame []byte) uint32 {
-	var head [16]byte
-	binary.LittleEndian.PutUint64(head[:], uint64(offset)) //nolint:gosec // only a pattern of bits
-	copy(head[8:], frame[:8])
-	return crc32.Update(crc32.Update(seed, castagnoli(), head[:]), castagnoli(), frame[frameHead:])
+	seed ^= uint32(offset) ^ uint32(offset>>32) //nolint:gosec // only patterns of bits
+	return crc32.Update(crc32.Update(seed, castagnoli(), frame[:8]), castagnoli(), frame[frameHead:])
 }
 
 // stamp puts in the checksums of frames that follow each other from this offset on.

@@ -58,14 +58,13 @@ func (l *Log) adopt(e fs.DirEntry) error {
 	}
 	s := newSegment(l.cfg.Dir, run, first)
 	err := s.check()
-	switch {
-	case errors.Is(err, fs.ErrPermission):
+	if errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("reading a segment of the spool: %w", err)
-	case err != nil:
-		l.setAside(s, err)
-	default:
-		l.segments = append(l.segments, s)
 	}
+	if err != nil {
+		l.setAside(s, err)
+	}
+	l.segments = append(l.segments, s)
 	return nil
 }
 
@@ -92,15 +91,19 @@ func (s *segment) check() error {
 }
 
 // setAside renames a segment with a bad head. An empty file holds nothing to look at and goes: it is
-// what is left of one that was made just before the power went.
+// what is left of one that was made just before the power went. The segment stays in the list, with a
+// size of 0: if the next one is of the same run, it tells how many records are lost.
 func (l *Log) setAside(s *segment, fault error) {
-	do := func() error { return os.Rename(s.path, s.path+badEnd) }
+	var err error
 	if s.onDisk == 0 && errors.Is(fault, io.EOF) {
-		do = func() error { return os.Remove(s.path) }
+		err = os.Remove(s.path)
+	} else {
+		err = os.Rename(s.path, s.path+badEnd)
 	}
+	s.size, s.onDisk, s.noted = 0, 0, true
 	l.metrics.readErrors.Inc()
 	l.log.Warn("a segment of the spool has a bad head; it is set aside and its records are lost",
-		slog.String("file", s.path), slog.Any("error", errors.Join(fault, do())))
+		slog.String("file", s.path), slog.Any("error", errors.Join(fault, err)))
 }
 
 // removeBad leaves the newest of the segments that were set aside.
@@ -127,7 +130,7 @@ func (l *Log) measure() {
 		s.base = l.end
 		if next := i + 1; next < len(l.segments) && l.segments[next].run == s.run {
 			s.records = l.segments[next].first - s.first
-		} else {
+		} else if s.size > 0 {
 			l.scan(s)
 		}
 		l.end += s.records
@@ -164,7 +167,7 @@ func (l *Log) loadCursors() (newest string, err error) {
 		newest = max(newest, p.Run)
 		r.at = l.foundAt(p)
 		if r.at < l.end {
-			signal(r.arrived)
+			notify(r.arrived)
 		}
 	}
 	return newest, nil

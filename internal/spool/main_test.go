@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -203,19 +202,6 @@ func running(t *testing.T, l *life) (stop func()) {
 	}
 	t.Cleanup(stop)
 	return stop
-}
-
-// waitFor waits until so many records wait for a reader.
-func waitFor(t *testing.T, r *Reader, n int64) {
-	t.Helper()
-	limit := time.After(time.Minute)
-	for r.Waiting() < n {
-		select {
-		case <-r.Arrived():
-		case <-limit:
-			t.Fatalf("%d records wait, not %d", r.Waiting(), n)
-		}
-	}
 }
 
 func readFile(t tb, path string) []byte {

@@ -26,13 +26,6 @@ type modelSegment struct {
 	size   int64 // of the file
 }
 
-func (s *modelSegment) records() (n int64) {
-	for _, f := range s.frames {
-		n += f.n
-	}
-	return n
-}
-
 // model is what the log should hold, by the rules of the documentation and nothing else.
 type model struct {
 	max, segmentSize int64
@@ -244,6 +237,7 @@ func (s *machine) read(t *rapid.T) {
 	s.old = append(s.old, p)
 	commit(t, r, p)
 	s.m.commit(name, p)
+	r.giveUp() // TestDroppedUnderTheHands is about what is being dealt with
 }
 
 // commitOld commits what a reader has passed, perhaps in a segment that is gone.

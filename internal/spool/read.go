@@ -34,6 +34,8 @@ type Reader struct {
 
 	at    int64 // index of the first record that is not committed
 	marks marks
+	held  span // of the last chunk, what is not committed
+	limbo span // of it, what was dropped meanwhile: it may still be committed
 
 	// The goroutine that reads has these.
 
@@ -61,6 +63,26 @@ type Chunk struct {
 
 // Next is the position after the chunk.
 func (c *Chunk) Next() Position { return Position{c.Run, c.First + int64(c.N)} }
+
+// span is consecutive records of one run.
+type span struct {
+	run      string
+	from, to int64 // indexes; to is that of the first one behind
+	offset   int64 // of from
+}
+
+// pass takes what is before p off.
+func (s *span) pass(p Position) {
+	if s.run == p.Run {
+		s.skip(p.Offset - s.offset)
+	}
+}
+
+// skip takes the first n records off, none if n is below 0.
+func (s *span) skip(n int64) {
+	n = min(max(n, 0), s.to-s.from)
+	s.from, s.offset = s.from+n, s.offset+n
+}
 
 // Waiting returns the number of records that are written and not committed.
 func (r *Reader) Waiting() int64 {
@@ -99,6 +121,7 @@ func (r *Reader) passLocked(index int64) (n int64) {
 // damaged is passed over, counted and logged. An error is one of the system and may go away; after a
 // minute of errors of a file that can be opened, what is left of it is taken for damaged.
 func (r *Reader) Read(most int) (Chunk, error) {
+	r.giveUp()
 	for {
 		p, ok := r.place()
 		if !ok {
@@ -107,6 +130,9 @@ func (r *Reader) Read(most int) (Chunk, error) {
 		c, err := r.readAt(p, int64(most))
 		if c.N > 0 {
 			r.failing = failing{}
+			if !r.hold(p, &c) {
+				continue
+			}
 			return c, nil
 		}
 		if err = r.judge(p.segment, err); err != nil {
@@ -114,6 +140,41 @@ func (r *Reader) Read(most int) (Chunk, error) {
 		}
 		r.passDamage(p)
 	}
+}
+
+// hold remembers what whoever reads is about to deal with; false where it was dropped while it was
+// read, and is counted as lost by now.
+func (r *Reader) hold(p place, c *Chunk) bool {
+	r.l.mu.Lock()
+	defer r.l.mu.Unlock()
+	if p.segment.removed {
+		return false
+	}
+	r.held = span{run: c.Run, from: p.at, to: p.at + int64(c.N-c.Skip), offset: c.First + int64(c.Skip)}
+	return true
+}
+
+// giveUp counts what was dropped under the hands of whoever has read it, and was not committed.
+func (r *Reader) giveUp() {
+	r.l.mu.Lock()
+	defer r.l.mu.Unlock()
+	r.spoolFull.Add(float64(r.limbo.to - r.limbo.from))
+	r.held, r.limbo = span{}, span{}
+}
+
+// dropLocked passes over all before an index, and returns how many records are lost with that. What
+// is being dealt with may still come to a good end.
+func (r *Reader) dropLocked(index int64) (lost int64) {
+	part := r.held
+	part.skip(r.at - part.from) // passed by a commit of another run
+	part.to = min(part.to, index)
+	lost = r.passLocked(index)
+	if part.from < part.to {
+		lost -= part.to - part.from
+		r.limbo, r.held = part, span{}
+	}
+	r.spoolFull.Add(float64(lost))
+	return lost
 }
 
 // place is where a reader goes on, and how far it may read there.
@@ -274,7 +335,7 @@ func (r *Reader) passDamage(p place) {
 	r.l.mu.Unlock()
 	r.segment, r.spots = p.segment, append(r.spots[:0], p.end)
 	r.damaged.Add(float64(lost))
-	signal(r.arrived)
+	notify(r.arrived)
 	if first {
 		r.l.log.Warn("a segment of the spool is damaged; what follows in it is lost",
 			slog.String("file", p.segment.path), slog.Int64("lost", lost))
@@ -282,9 +343,9 @@ func (r *Reader) passDamage(p place) {
 	r.l.tidy()
 }
 
-// Commit says that all records before p are dealt with. A position that the reader has passed, or
-// whose segment was dropped, changes nothing; one after the last record of its run is taken for that
-// record's end. After an error the position holds for this life of the log, but a later one may begin
+// Commit says that all records before p are dealt with. A position that the reader has passed changes
+// nothing, but for what was dropped since it was read, at Config.Max: what is committed of that is not
+// lost. A position after the last record of its run is taken for the end of that record. After an error the position holds for this life of the log, but a later one may begin
 // at an older one.
 func (r *Reader) Commit(p Position) error {
 	if !r.moveTo(&p) {
@@ -302,6 +363,8 @@ func (r *Reader) Commit(p Position) error {
 func (r *Reader) moveTo(p *Position) bool {
 	r.l.mu.Lock()
 	defer r.l.mu.Unlock()
+	r.held.pass(*p)
+	r.limbo.pass(*p)
 	for _, s := range slices.Backward(r.l.segments) {
 		if s.run == p.Run && s.first <= p.Offset {
 			p.Offset = min(p.Offset, s.first+s.records)

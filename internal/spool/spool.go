@@ -89,7 +89,7 @@ func (l *Log) Append(payload []byte, n int) bool {
 		l.metrics.queueFull.Add(float64(n))
 		return false
 	}
-	signal(l.wake)
+	notify(l.wake)
 	return true
 }
 
@@ -131,8 +131,8 @@ func (l *Log) size() int64 {
 	return l.bytes
 }
 
-// signal puts an element into a channel that has room for one.
-func signal(c chan struct{}) {
+// notify puts an element into a channel that has room for one.
+func notify(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
 	default:
@@ -166,7 +166,7 @@ func (l *Log) tidy() {
 		l.remove(s)
 	}
 	if wake {
-		signal(l.wake)
+		notify(l.wake)
 	}
 }
 

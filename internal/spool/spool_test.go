@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -260,56 +259,6 @@ func TestActiveSegmentGoes(t *testing.T) {
 	wantRead(t, l.Reader("a"), 9, "2+1-0 next")
 }
 
-// At Max the oldest segment goes, and readers go on after it.
-func TestSpoolFull(t *testing.T) {
-	const frame = frameHead + 4
-	c := Config{Dir: t.TempDir(), Max: 3 * (int64(headSize) + 2*frame), SegmentSize: int64(headSize) + 2*frame, Readers: []string{"a", "b"}}
-	l := open(t, c)
-	defer l.end()
-	for i := range 6 {
-		l.mustAppend(t, "abc"+string(rune('0'+i)), 1)
-	}
-	l.flush()
-	a, b := l.Reader("a"), l.Reader("b")
-	old := wantRead(t, a, 100, "0+2-0 abc0,abc1")
-	commit(t, a, Position{old.Run, 1})
-	l.mustAppend(t, "abc6", 1)
-	l.flush()
-	if got := []int64{l.lost(t, "a", "spool_full"), l.lost(t, "b", "spool_full"), a.Waiting(), b.Waiting()}; !slices.Equal(got, []int64{1, 2, 5, 5}) {
-		t.Errorf("lost to a and b, and waiting: %v", got)
-	}
-	commit(t, a, old.Next()) // of what was dropped
-	if got := a.Waiting(); got != 5 {
-		t.Errorf("%d wait after a commit in the segment that was dropped", got)
-	}
-	wantRead(t, a, 100, "2+2-0 abc2,abc3")
-	if got := drain(t, b); !slices.Equal(got, []string{"abc2", "abc3", "abc4", "abc5", "abc6"}) {
-		t.Errorf("b reads %q", got)
-	}
-	if !strings.Contains(l.logged.String(), "the spool is full") {
-		t.Errorf("logged: %s", l.logged)
-	}
-}
-
-// The only segment goes, too, and what is larger than all of the log is lost alone.
-func TestSpoolFullOfOneSegment(t *testing.T) {
-	l := open(t, Config{Dir: t.TempDir(), Max: 200})
-	defer l.end()
-	l.mustAppend(t, strings.Repeat("x", 90), 1)
-	l.flush()
-	l.mustAppend(t, strings.Repeat("y", 109), 2)
-	l.flush()
-	if l.lost(t, "a", "spool_full") != 2 || l.Reader("a").Waiting() != 1 {
-		t.Errorf("%d are lost, %d wait", l.lost(t, "a", "spool_full"), l.Reader("a").Waiting())
-	}
-	l.mustAppend(t, strings.Repeat("z", 108), 4)
-	l.flush()
-	if l.lost(t, "a", "spool_full") != 3 || l.Pending() != 0 {
-		t.Errorf("%d are lost, %d pending", l.lost(t, "a", "spool_full"), l.Pending())
-	}
-	wantRead(t, l.Reader("a"), 9, "1+4-0 "+strings.Repeat("z", 108))
-}
-
 func TestWithoutReaders(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, Config{Dir: dir})
@@ -394,59 +343,10 @@ func TestMetricsAreThereFromTheStart(t *testing.T) {
 	}
 }
 
-// Since is about the time at which the oldest record that waits was written.
-func TestSince(t *testing.T) {
-	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		l := open(t, Config{Dir: dir})
-		defer l.end()
-		r, begin := l.Reader("a"), time.Now()
-		if !r.Since().IsZero() {
-			t.Errorf("nothing waits since %v", r.Since())
-		}
-		const frames = 5000
-		for range frames { // one a second
-			l.mustAppend(t, "x", 1)
-			l.flush()
-			time.Sleep(time.Second)
-		}
-		for i := range int64(frames) {
-			want := begin.Add(time.Duration(i) * time.Second)
-			if got := r.Since(); got.After(want) || want.Sub(got) > 128*time.Second {
-				t.Fatalf("record %d waits since %v, want %v", i, got, want)
-			}
-			commit(t, r, Position{l.run, i + 1})
-		}
-		if !r.Since().IsZero() || len(r.marks.all) > maxMarks {
-			t.Errorf("nothing waits since %v; %d marks", r.Since(), len(r.marks.all))
-		}
-		time.Sleep(time.Hour)
-		l.mustAppend(t, "x", 1)
-		l.flush()
-		if got := r.Since(); !got.Equal(time.Now()) {
-			t.Errorf("what is written now waits since %v before", time.Since(got))
-		}
-	})
-}
-
-func TestMarksAreBounded(t *testing.T) {
-	var m marks
-	now := time.Now()
-	for i := range int64(100_000) {
-		m.add(i, now.Add(time.Duration(i)*time.Millisecond))
-	}
-	if len(m.all) > maxMarks || m.of(0, time.Time{}) != now {
-		t.Errorf("%d marks, the first one at %v, want %v", len(m.all), m.of(0, time.Time{}), now)
-	}
-	if got := m.of(50_000, time.Time{}).Sub(now); got > 50*time.Second || got < 48*time.Second {
-		t.Errorf("what was written after 50 s is said to be from %v", got)
-	}
-}
-
 // Payloads stay as they are until the next Read, however large the chunk.
 func TestChunkOfManyFrames(t *testing.T) {
-	l := open(t, Config{Dir: t.TempDir(), MaxPending: 1 << 20})
-	defer l.end()
+	dir := t.TempDir()
+	l := open(t, Config{Dir: dir, MaxPending: 1 << 20})
 	var want [][]byte
 	for i := range 3000 {
 		want = append(want, bytes.Repeat([]byte{byte(i), byte(i >> 8)}, i%1000))
@@ -461,10 +361,16 @@ func TestChunkOfManyFrames(t *testing.T) {
 		}
 	}
 	for i := range int64(3000) {
+		if i == 2000 { // the frame is searched from the begin of the file
+			l.end()
+			l = open(t, Config{Dir: dir})
+			r = l.Reader("a")
+		}
 		c, err := r.Read(1)
 		if err != nil || c.N != 1 || !bytes.Equal(c.Payloads[0], want[i]) {
 			t.Fatalf("frame %d is not what was appended: %v", i, err)
 		}
 		commit(t, r, c.Next())
 	}
+	l.end()
 }

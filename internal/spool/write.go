@@ -162,7 +162,7 @@ func (l *Log) settleLocked(n int64) bool {
 	}
 	l.pending -= int(n)
 	for _, r := range l.readers {
-		signal(r.arrived)
+		notify(r.arrived)
 	}
 	return true
 }
@@ -214,7 +214,7 @@ func (l *Log) wrote(s *segment, bytes, n int64) {
 	s.size, s.onDisk, l.bytes = s.size+bytes, s.onDisk+bytes, l.bytes+bytes
 	s.records, l.end, l.offset = s.records+n, l.end+n, l.offset+n
 	s.unsynced, l.full = true, false
-	signal(l.dirty)
+	notify(l.dirty)
 }
 
 // segmentFor returns the segment for so many bytes, and makes room for them.
@@ -274,9 +274,7 @@ func (l *Log) takeOldest() (s *segment, lost int64) {
 	s = l.segments[0]
 	l.forgetLocked(s)
 	for _, r := range l.readers {
-		n := r.passLocked(s.endLocked())
-		r.spoolFull.Add(float64(n))
-		lost = max(lost, n)
+		lost = max(lost, r.dropLocked(s.endLocked()))
 	}
 	return s, lost
 }
@@ -314,7 +312,7 @@ func (l *Log) seal() {
 	if empty {
 		l.remove(s)
 	}
-	signal(l.dirty) // its file is to be closed
+	notify(l.dirty) // its file is to be closed
 	l.tidy()
 }
 
