@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/url"
@@ -41,6 +42,8 @@ type panel struct {
 	Datasource  datasource
 	Targets     []target
 	GridPos     struct{ H, W, X, Y int }
+
+	MaxDataPoints int
 }
 
 type datasource struct{ Type, UID string }
@@ -71,13 +74,37 @@ func loadDashboard(tb testing.TB) dashboard {
 
 // asGrafana replaces what Grafana does before it sends a query: its own variables and macros,
 // with those of the dashboard at All, for the last hour.
-func asGrafana(query string) string { return overRange(query, time.Hour, 5*time.Second) }
+func asGrafana(query string) string { return lastOf(time.Hour).asGrafana(query, 0) }
 
-// overRange is asGrafana for another range, which is shown in intervals of some length.
-func overRange(query string, length, interval time.Duration) string {
-	query = regexp.MustCompile(`\$__timeFilter\(([^)]+)\)`).ReplaceAllString(query, fmt.Sprintf(`$1 BETWEEN now() - interval '%d seconds' AND now()`, int(length.Seconds())))
-	return strings.NewReplacer("$__interval_ms", strconv.FormatInt(interval.Milliseconds(), 10), "$__rate_interval", "1m", "$__range", "1h",
-		"$domain", ".*", "$gateway", ".*", "$endpoint", ".*").Replace(query)
+// shown is the time that a dashboard shows.
+type shown struct{ from, to time.Time }
+
+func lastOf(length time.Duration) shown {
+	now := time.Now()
+	return shown{now.Add(-length), now}
+}
+
+// asGrafana does that for a panel of so many points at most; 0 = as many as a panel is wide.
+func (s shown) asGrafana(query string, points int) string {
+	query = regexp.MustCompile(`\$__timeFilter\(([^)]+)\)`).ReplaceAllString(query,
+		fmt.Sprintf("$1 BETWEEN '%s' AND '%s'", s.from.UTC().Format(time.RFC3339Nano), s.to.UTC().Format(time.RFC3339Nano)))
+	milliseconds := func(t time.Time) string { return strconv.FormatInt(t.UnixMilli(), 10) }
+	return strings.NewReplacer("$__interval_ms", strconv.FormatInt(s.interval(points).Milliseconds(), 10), "${__from}", milliseconds(s.from), "${__to}", milliseconds(s.to),
+		"$__rate_interval", "1m", "$__range", "1h", "$domain", ".*", "$gateway", ".*", "$endpoint", ".*").Replace(query)
+}
+
+// interval is about what Grafana makes of it: the round number that is nearest to the length of a point.
+func (s shown) interval(points int) time.Duration {
+	const width = 700
+	if points == 0 {
+		points = width
+	}
+	exact := s.to.Sub(s.from) / time.Duration(points)
+	round := []time.Duration{
+		time.Second, 2 * time.Second, 5 * time.Second, 10 * time.Second, 15 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute,
+		10 * time.Minute, 15 * time.Minute, 30 * time.Minute, time.Hour, 2 * time.Hour, 3 * time.Hour, 6 * time.Hour, 12 * time.Hour, 24 * time.Hour,
+	}
+	return slices.MinFunc(round, func(a, b time.Duration) int { return cmp.Compare((a - exact).Abs(), (b - exact).Abs()) })
 }
 
 // The dashboard shows what it should, from data sources that are provisioned.
@@ -180,8 +207,8 @@ func TestDashboardSQL(t *testing.T) {
 	}
 	for _, statement := range []string{
 		"INSERT INTO tps_limits (gateway, max_tps) VALUES ('gw', 5)",
-		`INSERT INTO tps_rollups (resolution, at, gateway, endpoint, requests, successes, throttled, held, waited_ms, duration_ms, peak_tps, buckets, counts)
-			SELECT r, date_trunc(r, now() - interval '2 minutes'), 'gw', 'pay', 100, 40, 50, 20, 900, 5000, 60, '{80,90}', '{30,20}' FROM unnest('{second,minute,hour}'::text[]) r`,
+		`INSERT INTO tps_rollups (resolution, at, gateway, endpoint, requests, successes, throttled, held, waited_ms, duration_ms, peak_tps, histogram)
+			SELECT r, date_trunc(r, now() - interval '2 minutes'), 'gw', 'pay', 100, 40, 50, 20, 900, 5000, 60, 30e1280 + 20e1440 FROM unnest('{second,minute,hour}'::text[]) r`,
 	} {
 		if _, err := owner.Exec(t.Context(), statement); err != nil {
 			t.Fatalf("%s: %v", statement, err)

@@ -3,6 +3,7 @@
 package e2e_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -57,14 +58,7 @@ func sendLogs(tb testing.TB, addr string, messages func(send func([]byte))) {
 }
 
 func wireField(num protowire.Number, parts ...[]byte) []byte {
-	return protowire.AppendBytes(protowire.AppendTag(nil, num, protowire.BytesType), []byte(joined(parts)))
-}
-
-func joined(parts [][]byte) (s string) {
-	for _, p := range parts {
-		s += string(p)
-	}
-	return s
+	return protowire.AppendBytes(protowire.AppendTag(nil, num, protowire.BytesType), bytes.Join(parts, nil))
 }
 
 func wireVarint(num protowire.Number, n uint64) []byte {

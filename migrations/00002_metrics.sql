@@ -34,10 +34,17 @@ CREATE TABLE IF NOT EXISTS tps_metrics_default PARTITION OF tps_metrics DEFAULT;
 DO $$
 BEGIN
     IF to_regclass('tps_metrics_unpartitioned') IS NOT NULL THEN
-        INSERT INTO tps_metrics (gateway, endpoint, timestamp, duration_ms, success)
-        SELECT coalesce(gateway, '-'), coalesce(endpoint, ''), coalesce(timestamp, now()), coalesce(duration_ms, 0), coalesce(success, true)
-        FROM tps_metrics_unpartitioned;
-        DROP TABLE tps_metrics_unpartitioned;
+        -- Every column that both have. What is empty takes the default.
+        EXECUTE (
+            SELECT format('INSERT INTO tps_metrics (%s) SELECT %s FROM tps_metrics_unpartitioned',
+                string_agg(quote_ident(n.attname), ', '),
+                string_agg(format(CASE n.attname
+                    WHEN 'gateway' THEN 'coalesce(%1$I, ''-'')' WHEN 'timestamp' THEN 'coalesce(%1$I, now())' WHEN 'success' THEN 'coalesce(%1$I, true)'
+                    WHEN 'throttled' THEN 'coalesce(%1$I, false)' WHEN 'endpoint' THEN 'coalesce(%1$I, '''')' WHEN 'domain' THEN 'coalesce(%1$I, '''')'
+                    WHEN 'server_id' THEN 'coalesce(%1$I, '''')' ELSE 'coalesce(%1$I, 0)' END, n.attname), ', '))
+            FROM pg_attribute n JOIN pg_attribute o ON o.attrelid = 'tps_metrics_unpartitioned'::regclass AND o.attname = n.attname
+            WHERE n.attrelid = 'tps_metrics'::regclass AND n.attnum > 0 AND NOT n.attisdropped AND NOT o.attisdropped);
+        COMMENT ON TABLE tps_metrics_unpartitioned IS 'What tps_metrics was before it had partitions. All rows are in tps_metrics: drop this table when nothing reads it any more.';
     END IF;
 END $$;
 -- +goose StatementEnd

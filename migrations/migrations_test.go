@@ -69,9 +69,10 @@ func TestUpTakesOverATableWithoutPartitions(t *testing.T) {
 	db := testenv.EmptyDatabase(t)
 	conn := testenv.Connect(t, db)
 	for _, sql := range []string{
-		"CREATE TABLE tps_metrics (id serial PRIMARY KEY, gateway varchar(255) NOT NULL, endpoint varchar(255), timestamp timestamptz DEFAULT now(), duration_ms real, success boolean)",
+		"CREATE TABLE tps_metrics (id serial PRIMARY KEY, gateway varchar(255) NOT NULL, endpoint varchar(255), timestamp timestamptz DEFAULT now(), duration_ms real, success boolean, server_id text)",
+		"CREATE VIEW mine AS SELECT gateway FROM tps_metrics",
 		"CREATE INDEX tps_metrics_timestamp ON tps_metrics (timestamp)",
-		"INSERT INTO tps_metrics (gateway, endpoint, timestamp, duration_ms, success) VALUES ('gw', 'pay', '2026-01-02T03:04:05Z', 12.5, false), ('gw', NULL, NULL, NULL, NULL)",
+		"INSERT INTO tps_metrics (gateway, endpoint, timestamp, duration_ms, success, server_id) VALUES ('gw', 'pay', '2026-01-02T03:04:05Z', 12.5, false, 's1'), ('gw', NULL, NULL, NULL, NULL, NULL)",
 	} {
 		if _, err := conn.Exec(t.Context(), sql); err != nil {
 			t.Fatal(err)
@@ -80,7 +81,7 @@ func TestUpTakesOverATableWithoutPartitions(t *testing.T) {
 	if err := migrations.Up(t.Context(), db, discard); err != nil {
 		t.Fatal(err)
 	}
-	rows, err := conn.Query(t.Context(), "SELECT concat_ws('|', gateway, endpoint, duration_ms, success, tableoid::regclass) FROM tps_metrics ORDER BY endpoint")
+	rows, err := conn.Query(t.Context(), "SELECT concat_ws('|', gateway, endpoint, duration_ms, success, server_id, tableoid::regclass) FROM tps_metrics ORDER BY endpoint")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +89,7 @@ func TestUpTakesOverATableWithoutPartitions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"gw||0|t|tps_metrics_default", "gw|pay|12.5|f|tps_metrics_default"}, got); diff != "" {
+	if diff := cmp.Diff([]string{"gw||0|t||tps_metrics_default", "gw|pay|12.5|f|s1|tps_metrics_default"}, got); diff != "" {
 		t.Errorf("rows (-want +got):\n%s", diff)
 	}
 	var indexes int

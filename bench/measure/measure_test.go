@@ -91,3 +91,17 @@ func TestRawCodec(t *testing.T) {
 		t.Error("Unmarshal takes a string")
 	}
 }
+
+func TestBusy(t *testing.T) {
+	// user, nice, system, idle, iowait, irq, softirq, steal, guest
+	stat := "cpu  100 20 30 4000 500 6 7 8 90 0\ncpu0 1 2 3 4 5 6 7 8 9 0\n"
+	if got, err := busy(stat); err != nil || got != 1710*time.Millisecond {
+		t.Errorf("busy = %v, %v, want 1.71s: 171 ticks", got, err)
+	}
+	if got, err := busy("cpu0 1 2 3 4 5 6 7 8\n"); err == nil {
+		t.Errorf("busy of one CPU = %v without an error", got)
+	}
+	if now, err := Busy(); err != nil || now <= 0 {
+		t.Errorf("Busy = %v, %v", now, err)
+	}
+}

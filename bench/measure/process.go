@@ -71,3 +71,33 @@ func cpu(stat string) (sum time.Duration, err error) {
 	}
 	return sum, nil
 }
+
+// Busy returns the time that all CPUs together have computed since the machine began, for whatever
+// process, and what the machine's host has taken from them: the first line of /proc/stat (proc(5)).
+func Busy() (time.Duration, error) {
+	stat, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, err
+	}
+	return busy(string(stat))
+}
+
+func busy(stat string) (sum time.Duration, err error) {
+	line, _, _ := strings.Cut(stat, "\n")
+	fields := strings.Fields(line)
+	const idle, iowait, steal, tick = 4, 5, 8, 10 * time.Millisecond
+	if len(fields) <= steal || fields[0] != "cpu" {
+		return 0, fmt.Errorf("/proc/stat begins with %q", line)
+	}
+	for i, field := range fields[:steal+1] {
+		if i == 0 || i == idle || i == iowait {
+			continue
+		}
+		ticks, err := strconv.ParseUint(field, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("/proc/stat begins with %q: %w", line, err)
+		}
+		sum += time.Duration(ticks) * tick //nolint:gosec // some years
+	}
+	return sum, nil
+}

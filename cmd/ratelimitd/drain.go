@@ -48,7 +48,11 @@ func (s *server) reserve() time.Duration { return min(5*time.Second, s.cfg.drain
 // patience is how long a thing that should end at once is waited for.
 func (s *server) patience() time.Duration { return min(500*time.Millisecond, s.reserve()/5) }
 
-func (s *server) flushTime() time.Duration { return s.reserve() - 2*s.patience() }
+// flushTimes are how long the sinks may write what is left at the stop, and then the log on disk.
+func (s *server) flushTimes() (sinks, spool time.Duration) {
+	all := s.reserve() - 2*s.patience()
+	return all * 3 / 4, all / 4
+}
 
 // within calls f, and goes on without it after a time.
 func within(patience time.Duration, f func()) {

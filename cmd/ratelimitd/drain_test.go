@@ -192,14 +192,15 @@ func TestNothingIsWaitedForWithoutBound(t *testing.T) {
 
 // TestReserve: what comes after the requests is within the drain time too.
 func TestReserve(t *testing.T) {
-	type parts struct{ reserve, flush, patience time.Duration }
+	type parts struct{ reserve, sinks, spool, patience time.Duration }
 	for drainTime, want := range map[time.Duration]parts{
-		time.Second:      {200 * time.Millisecond, 120 * time.Millisecond, 40 * time.Millisecond},
-		25 * time.Second: {5 * time.Second, 4 * time.Second, 500 * time.Millisecond},
-		2 * time.Hour:    {5 * time.Second, 4 * time.Second, 500 * time.Millisecond},
+		time.Second:      {200 * time.Millisecond, 90 * time.Millisecond, 30 * time.Millisecond, 40 * time.Millisecond},
+		25 * time.Second: {5 * time.Second, 3 * time.Second, time.Second, 500 * time.Millisecond},
+		2 * time.Hour:    {5 * time.Second, 3 * time.Second, time.Second, 500 * time.Millisecond},
 	} {
 		s := server{cfg: config{drainTime: drainTime}}
-		if got := (parts{s.reserve(), s.flushTime(), s.patience()}); got != want || got.flush+2*got.patience != got.reserve {
+		sinks, spool := s.flushTimes()
+		if got := (parts{s.reserve(), sinks, spool, s.patience()}); got != want || got.sinks+got.spool+2*got.patience != got.reserve {
 			t.Errorf("of %s: %+v, want %+v", drainTime, got, want)
 		}
 	}

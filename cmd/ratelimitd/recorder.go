@@ -28,9 +28,10 @@ func (s *server) makeRecorder() error {
 	if deps.Log, err = s.openSpool(deps.Sinks); err != nil {
 		return err
 	}
+	flushTime, _ := s.flushTimes()
 	c := recorder.Config{
 		ServerID: s.cfg.serverID, BatchSize: s.cfg.recorder.batchSize, FlushInterval: s.cfg.recorder.flushInterval,
-		FlushTimeout: s.flushTime(), Prometheus: s.cfg.recorder.prometheusSink,
+		FlushTimeout: flushTime, Prometheus: s.cfg.recorder.prometheusSink,
 	}
 	if s.recorder, err = recorder.New(c, deps, s.registry, s.log); err != nil {
 		return err
@@ -49,11 +50,18 @@ func (s *server) makeRecorder() error {
 
 func (s *server) makeSinks(names *rollup.Names) (sinks []recorder.NamedSink, err error) {
 	if s.cfg.recorder.postgresSink {
-		if s.pool, err = newPool(s.cfg.database); err != nil {
+		// The log has connections of its own: neither questions nor those who wait for their batch to be
+		// stored keep it waiting.
+		const forLog, forOthers = 3, 6
+		if s.pools.log, err = newPool(s.cfg.database, forLog); err != nil {
 			return nil, err
 		}
-		s.history = history.New(s.cfg.recorder.history, s.pool, names)
-		sinks = append(sinks, recorder.NamedSink{Name: "postgres", Sink: s.history, Maintain: s.history.Maintain})
+		if s.pools.others, err = newPool(s.cfg.database, forOthers); err != nil {
+			return nil, err
+		}
+		store := history.New(s.cfg.recorder.history, s.pools.log, names)
+		s.history = history.New(s.cfg.recorder.history, s.pools.others, names)
+		sinks = append(sinks, recorder.NamedSink{Name: "postgres", Sink: store, Received: s.history, Maintain: store.Maintain})
 	}
 	if s.cfg.recorder.collectorSink {
 		client, err := collector.New(s.cfg.recorder.collector)
@@ -70,7 +78,8 @@ func (s *server) openSpool(sinks []recorder.NamedSink) (*spool.Log, error) {
 	if len(sinks) == 0 {
 		return nil, nil //nolint:nilnil // no log is not a fault
 	}
-	c := spool.Config{Dir: filepath.Join(s.cfg.dataDir, "spool"), Max: s.cfg.recorder.spoolMax, MaxPending: s.cfg.recorder.maxQueue}
+	_, spoolTime := s.flushTimes()
+	c := spool.Config{Dir: filepath.Join(s.cfg.dataDir, "spool"), Max: s.cfg.recorder.spoolMax, MaxPending: s.cfg.recorder.maxQueue, StopTime: spoolTime}
 	for _, sink := range sinks {
 		c.Readers = append(c.Readers, sink.Name)
 	}
@@ -82,12 +91,12 @@ func (s *server) openSpool(sinks []recorder.NamedSink) (*spool.Log, error) {
 }
 
 // newPool prepares the connections over which transactions are written; none is made yet.
-func newPool(database string) (*pgxpool.Pool, error) {
+func newPool(database string, most int32) (*pgxpool.Pool, error) {
 	c, err := pgxpool.ParseConfig(database)
 	if err != nil {
 		return nil, fmt.Errorf("reading the settings of the database: %w", err)
 	}
-	const most, connectTimeout = 4, 5 * time.Second
+	const connectTimeout = 5 * time.Second
 	c.MaxConns, c.ConnConfig.ConnectTimeout = most, connectTimeout
 	if c.ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
 		// Prepared statements break behind a PgBouncer that pools by transaction.

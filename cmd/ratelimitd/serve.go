@@ -111,8 +111,8 @@ type server struct {
 	engine   *buckets.Engine
 	store    store
 	recorder *recorder.Recorder
-	history  *history.Store // nil without Postgres
-	pool     *pgxpool.Pool  // of history
+	history  *history.Store                      // nil without Postgres
+	pools    struct{ log, others *pgxpool.Pool } // of history; nil without Postgres
 	logs     *accesslog.Service
 	line     func([]byte) (t traffic.Transaction, counted bool, err error) // of an access log in JSON
 	usage    *usage.Store
@@ -164,11 +164,17 @@ func (s *server) close() {
 			_ = l.Close() // usually closed by its server already
 		}
 	}
-	if s.pool != nil {
-		within(s.patience(), s.pool.Close) // pgx gives each connection 15 s to end well
-	}
+	within(s.patience(), s.closePools) // pgx gives each connection 15 s to end well
 	if s.lock != nil {
 		_ = s.lock.Unlock() // the process ends
+	}
+}
+
+func (s *server) closePools() {
+	for _, pool := range []*pgxpool.Pool{s.pools.log, s.pools.others} {
+		if pool != nil {
+			pool.Close()
+		}
 	}
 }
 
@@ -283,7 +289,7 @@ func (s *server) adminHandler(service *rls.Service) http.Handler {
 		Store: s.store, Current: s.current, Gatherer: s.registry, JSON: service.JSON(), Explain: service.Explain(), Log: s.log,
 		Fullest: s.fullest, ResetBucket: s.resetBucket,
 		Received: s.received, Stats: s.stats, Seconds: s.seconds, WhatIfRange: s.whatIfRange(), Done: s.watches.Done(),
-		Record: s.recorder.Record, Receive: s.recorder.Receive, Line: s.line,
+		Offer: s.recorder.Offer, Receive: s.recorder.Receive, Line: s.line,
 		Checks: []admin.Check{
 			{Name: "limits", Fatal: true, Run: func() error {
 				if s.current.Load() == nil {

@@ -20,7 +20,7 @@ func (s *server) received() (transactions uint64, endpoints any) {
 // stats answers from memory for windows of up to an hour, else from Postgres.
 func (s *server) stats(ctx context.Context, q admin.StatsQuery) (admin.StatsAnswer, error) {
 	now := time.Now()
-	if q.Window > 0 && q.Window <= rollup.MaxWindow {
+	if q.Window > 0 && q.Window <= rollup.MaxWindow && (!q.Stored || s.history == nil) {
 		snapshot, err := s.recorder.Windows().Snapshot(now, q.Window)
 		return admin.StatsAnswer{Snapshot: snapshot, Source: admin.SourceMemory}, err
 	}

@@ -62,9 +62,10 @@ type Deps struct {
 	Fullest func(most int) []Bucket
 	// ResetBucket fills a bucket again; false where there is none, or it is full.
 	ResetBucket func(BucketKey) bool
-	// Record takes transactions that nobody numbers, and does not keep the slice; false where there is
-	// no room for them.
-	Record func([]traffic.Transaction) bool
+	// Offer takes transactions that nobody numbers, all of them or, with an error, none, and does not
+	// keep the slice. An error with a method TooMany() bool that says true is answered with 413, any
+	// other with 503.
+	Offer func([]traffic.Transaction) error
 	// Receive stores transactions that somebody numbers: those that were not here before. A
 	// [traffic.RefusedError] is answered with 422, any other with 503.
 	Receive func(context.Context, traffic.Batch) (fresh int, err error)
@@ -79,13 +80,15 @@ type api struct {
 	tokens      []Token
 	bodyTimeout time.Duration
 	streams     streams
+	building    chan struct{} // has an element while figures are put together
+	asking      chan struct{} // one for each client that is given figures
 	replays     chan struct{} // of what-ifs under way
 	reading     chan struct{} // has an element for each body of transactions that is read
 }
 
 // New returns the handler of every path on the HTTP port.
 func New(cfg Config, deps Deps) http.Handler {
-	a := &api{Deps: deps, tokens: cfg.Tokens, bodyTimeout: cfg.BodyTimeout, streams: streams{shared: make(map[StatsQuery]*sharedEvent)}, replays: make(chan struct{}, replaysAtOnce), reading: make(chan struct{}, mostReading)}
+	a := &api{Deps: deps, tokens: cfg.Tokens, bodyTimeout: cfg.BodyTimeout, streams: streams{shared: make(map[StatsQuery]*sharedEvent)}, building: make(chan struct{}, 1), asking: make(chan struct{}, mostAsking), replays: make(chan struct{}, replaysAtOnce), reading: make(chan struct{}, mostReading)}
 	a.WhatIfRange = cmp.Or(a.WhatIfRange, time.Hour)
 	if a.bodyTimeout <= 0 {
 		a.bodyTimeout = httpjson.DefaultBodyTimeout

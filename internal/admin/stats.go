@@ -26,6 +26,7 @@ type StatsQuery struct {
 	Window                    time.Duration // whole seconds; 0 where From and To are set
 	From, To                  time.Time     // zero where Window is set
 	Domain, Gateway, Endpoint string        // exact names; empty = all
+	Stored                    bool          // what all replicas have stored, where they do, also of a short window
 }
 
 // Refuse returns the error for a query that cannot be answered. It names the parameter that is the
@@ -95,6 +96,14 @@ func (a *api) stats(w http.ResponseWriter, r *http.Request) {
 		httpjson.Problem(w, http.StatusUnprocessableEntity, oneLine(err))
 		return
 	}
+	select {
+	case a.asking <- struct{}{}:
+		defer func() { <-a.asking }()
+	default:
+		w.Header().Set("Retry-After", "1")
+		httpjson.Problem(w, http.StatusServiceUnavailable, fmt.Sprintf("%d others ask for figures at this moment", mostAsking))
+		return
+	}
 	everything := q == StatsQuery{}
 	if everything {
 		q.Window = time.Minute
@@ -115,12 +124,23 @@ func (a *api) stats(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// mostAsking bounds the answers that are made or sent at once: with 10,000 names each has megabytes.
+const mostAsking = 16
+
 // longestQuestion is how long an answer out of the past may take.
 const longestQuestion = 30 * time.Second
 
+// shownStats answers one question at a time: with 10,000 names each takes tens of milliseconds of a
+// processor, which decisions need.
 func (a *api) shownStats(ctx context.Context, q StatsQuery) (*shownStats, error) {
 	ctx, cancel := context.WithTimeout(ctx, longestQuestion)
 	defer cancel()
+	select {
+	case a.building <- struct{}{}:
+		defer func() { <-a.building }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("waiting for other questions: %w", ctx.Err())
+	}
 	answer, err := a.Stats(ctx, q)
 	if err != nil {
 		return nil, err

@@ -16,6 +16,7 @@ import (
 // The bounds of GET /api/v1/stats/stream.
 const (
 	mostStreams     = 100
+	mostQuestions   = 10               // different ones that are watched: each is answered every second
 	streamPatience  = 5 * time.Second  // for one event to be read
 	streamHeartbeat = 15 * time.Second // proxies cut what is silent for long
 	longestInterval = time.Minute
@@ -41,19 +42,22 @@ type sharedEvent struct {
 	text   []byte
 }
 
-// enter returns the event to watch; nil where there are too many watchers.
+// enter returns the event to watch; nil where there are too many watchers, or too many questions.
 func (s *streams) enter(q StatsQuery) *sharedEvent {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.count >= mostStreams {
 		return nil
 	}
-	s.count++
 	e := s.shared[q]
+	if e == nil && len(s.shared) >= mostQuestions {
+		return nil
+	}
 	if e == nil {
 		e = &sharedEvent{}
 		s.shared[q] = e
 	}
+	s.count++
 	e.watchers++
 	return e
 }
@@ -92,7 +96,7 @@ func (a *api) streamStats(w http.ResponseWriter, r *http.Request) {
 	e := a.streams.enter(q)
 	if e == nil {
 		w.Header().Set("Retry-After", "10")
-		httpjson.Problem(w, http.StatusServiceUnavailable, fmt.Sprintf("%d clients watch the figures already", mostStreams))
+		httpjson.Problem(w, http.StatusServiceUnavailable, fmt.Sprintf("%d clients watch the figures already, or others than you ask for %d different ones", mostStreams, mostQuestions))
 		return
 	}
 	defer a.streams.leave(q, e)

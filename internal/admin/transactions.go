@@ -27,11 +27,10 @@ const (
 	longestStore = 25 * time.Second
 )
 
-// Idempotency keys are runs of one server that all replicas have in common: whoever tries again may
-// reach another one. The prefix keeps them apart from other runs.
+// Idempotency keys are runs, which all replicas have in common: whoever tries again may reach another
+// one. The prefix keeps them apart from other runs. Their server is whoever takes them.
 const (
 	keyHeader  = "Idempotency-Key"
-	keyServer  = "api"
 	keyPrefix  = "key:"
 	longestKey = 255
 )
@@ -124,7 +123,7 @@ func sourceOfKey(keys []string) (traffic.Source, error) {
 	case key == "" || len(key) > longestKey || strings.ContainsFunc(key, func(c rune) bool { return !printable(c) }):
 		return traffic.Source{}, &limits.FieldError{Field: "header " + keyHeader, Value: quote(key), Reason: fmt.Sprintf("is not 1 to %d printable characters of ASCII", longestKey)}
 	}
-	return traffic.Source{Server: keyServer, Run: keyPrefix + key}, nil
+	return traffic.Source{Run: keyPrefix + key}, nil
 }
 
 // taken is the answer to a request.
@@ -133,17 +132,14 @@ type taken struct {
 	Duplicate bool `json:"duplicate"` // all of it was here before
 }
 
-// errNoRoom says that the log of transactions is full.
-var errNoRoom = errors.New("there is no room for transactions at this moment")
-
 // take brings transactions to where they are counted and stored.
 func (a *api) take(ctx context.Context, from *sender, ts []traffic.Transaction) (taken, error) {
 	switch {
 	case len(ts) == 0:
 		return taken{}, nil
 	case from.Source == traffic.Source{}:
-		if !a.Record(ts) {
-			return taken{}, errNoRoom
+		if err := a.Offer(ts); err != nil {
+			return taken{}, err
 		}
 		return taken{Accepted: len(ts)}, nil
 	}
@@ -158,6 +154,11 @@ func (a *api) notTaken(w http.ResponseWriter, r *http.Request, err error) {
 	a.Log.DebugContext(r.Context(), "transactions were not taken", slog.Any("error", err)) // the recorder warns
 	if _, refused := errors.AsType[*traffic.RefusedError](err); refused {
 		httpjson.Problem(w, http.StatusUnprocessableEntity, oneLine(err))
+		return
+	}
+	var never interface{ TooMany() bool }
+	if errors.As(err, &never) && never.TooMany() {
+		httpjson.Problem(w, http.StatusRequestEntityTooLarge, oneLine(err))
 		return
 	}
 	w.Header().Set("Retry-After", "1")

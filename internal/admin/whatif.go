@@ -218,7 +218,7 @@ func (a *api) bucketsOf(ctx context.Context, q *whatIfQuery) ([]rollup.Key, erro
 
 // names is the question for what was measured that the limit may be for.
 func (q *whatIfQuery) names() StatsQuery {
-	s := StatsQuery{Window: q.span, Domain: q.limit.Domain}
+	s := StatsQuery{Window: q.span, Domain: q.limit.Domain, Stored: true}
 	if q.span == 0 {
 		s.From, s.To = q.from, q.to
 	}

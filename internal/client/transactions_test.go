@@ -27,9 +27,9 @@ func taker(tb testing.TB, got chan<- traffic.Batch, err error) http.Handler {
 	}
 	return admin.New(admin.Config{Tokens: tokens}, admin.Deps{
 		Gatherer: prometheus.NewRegistry(), JSON: http.NotFoundHandler(), Log: slog.New(slog.DiscardHandler),
-		Record: func(ts []traffic.Transaction) bool {
+		Offer: func(ts []traffic.Transaction) error {
 			got <- traffic.Batch{Transactions: append([]traffic.Transaction(nil), ts...)}
-			return err == nil
+			return err
 		},
 		Receive: func(_ context.Context, b traffic.Batch) (int, error) {
 			got <- b

@@ -71,10 +71,7 @@ func New(cfg Config) (*Client, error) {
 func parseURL(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
 	if err != nil {
-		if parse, ok := errors.AsType[*url.Error](err); ok {
-			err = parse.Err // without the text
-		}
-		return nil, fmt.Errorf("is no URL: %w", err)
+		return nil, errors.New("is no URL such as https://central:8080") // what url says may repeat a password
 	}
 	switch {
 	case u.Scheme != "http" && u.Scheme != "https", u.Hostname() == "":

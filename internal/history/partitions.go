@@ -20,17 +20,22 @@ type family struct {
 	table  string // its partitions are called after it, with the first day of each
 	column string // of the time
 	days   int    // that a partition covers, counted from 1970
+	fill   int    // percent of a page that new rows fill
 	keep   time.Duration
 }
 
+// families have room in their pages for the next version of rows that are written again and again.
+// Without it each version goes to another page, with new entries in the indexes: a row of an hour to
+// which a batch is added every ten seconds leaves 147 KB behind until the next VACUUM, with it 1.6.
 func (s *Store) families() [4]family {
 	const week, month = 7, 28
+	const whole, most, half = 100, 70, 50
 	r := s.cfg.Retention
 	return [...]family{
-		{"tps_metrics", "timestamp", 1, r.Raw},
-		{"tps_rollups_second", "at", 1, r.Second},
-		{"tps_rollups_minute", "at", week, r.Minute},
-		{"tps_rollups_hour", "at", month, r.Hour},
+		{"tps_metrics", "timestamp", 1, whole, r.Raw},
+		{"tps_rollups_second", "at", 1, most, r.Second},
+		{"tps_rollups_minute", "at", week, half, r.Minute},
+		{"tps_rollups_hour", "at", month, half, r.Hour},
 	}
 }
 
@@ -143,7 +148,7 @@ func (f *family) attach(ctx context.Context, tx pgx.Tx, sp span) error {
 	if err != nil {
 		return err
 	}
-	if _, err := tx.Exec(ctx, fmt.Sprintf("CREATE TABLE %s (LIKE %s INCLUDING ALL)", f.name(sp), f.table)); err != nil {
+	if _, err := tx.Exec(ctx, fmt.Sprintf("CREATE TABLE %s (LIKE %s INCLUDING ALL) WITH (fillfactor = %d)", f.name(sp), f.table, f.fill)); err != nil {
 		return err
 	}
 	if from != "" {

@@ -128,6 +128,18 @@ func TestPartitionsAreLikeTheTable(t *testing.T) {
 	}
 }
 
+// Rows that are written again and again have room for their next version.
+func TestPartitionsHaveRoom(t *testing.T) {
+	s := openStore(t, testenv.Database(t))
+	s.maintain(t)
+	const full = "SELECT count(*) FROM pg_class WHERE relkind = 'r' AND relname ~ $1 AND coalesce(reloptions, '{}') && $2"
+	for table, c := range map[string]struct{ fill, least int }{"tps_metrics": {100, 8}, "tps_rollups_second": {70, 8}, "tps_rollups_minute": {50, 2}, "tps_rollups_hour": {50, 1}} {
+		if n := query[int](t, s.conn, full, "^"+table+"_[0-9]+$", []string{fmt.Sprint("fillfactor=", c.fill)}); n < c.least {
+			t.Errorf("%d partitions of %s are filled to %d %%, want at least %d", n, table, c.fill, c.least)
+		}
+	}
+}
+
 func TestEachRowLiesInThePartitionOfItsDay(t *testing.T) {
 	s := openStore(t, testenv.Database(t))
 	s.maintain(t)
@@ -233,7 +245,7 @@ func TestReplicasMaintainAndWriteAtTheSameTime(t *testing.T) {
 	var all sync.WaitGroup
 	const batches = 20
 	for i, s := range stores {
-		s.source.Server = fmt.Sprint("edge-", i)
+		s.source = traffic.Source{Server: fmt.Sprint("edge-", i), Run: fmt.Sprint("run-", i)}
 		all.Go(func() {
 			if err := s.Maintain(t.Context()); err != nil {
 				t.Errorf("replica %d: %v", i, err)

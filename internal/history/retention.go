@@ -9,9 +9,10 @@ import (
 )
 
 const (
-	mostDeleted = 100_000 // rows of a default partition that one Maintain deletes
-	// sourceAge is when a source that has sent nothing is forgotten.
-	sourceAge = 30 * day
+	mostDeleted = 100_000 // rows of a default partition that one statement deletes
+	mostDeletes = 10      // such statements of one Maintain
+	// A source that has sent nothing for this long is forgotten: what comes again of it then is new.
+	runAge, keyAge = 30 * day, 7 * day
 )
 
 // dropOld drops the partitions that are older than what is kept, and deletes such rows of the
@@ -61,22 +62,43 @@ func (s *Store) drop(ctx context.Context, f *family, partition string) error {
 	})
 }
 
-// deleteOld deletes old rows for which there was no partition.
+// deleteOld deletes old rows for which there was no partition. What is beyond its bounds is left to
+// the next Maintain.
 func (s *Store) deleteOld(ctx context.Context, f *family, before time.Time) error {
 	from, err := f.defaultPartition(ctx, s.pool)
 	if err != nil || from == "" {
 		return err
 	}
-	_, err = s.pool.Exec(ctx, fmt.Sprintf("DELETE FROM %[1]s WHERE ctid IN (SELECT ctid FROM %[1]s WHERE %[2]s < $1 LIMIT $2)", from, f.column), before, mostDeleted)
-	return err
-}
-
-// forgetSources removes the offsets of what has sent nothing for long.
-func (s *Store) forgetSources(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
-	defer cancel()
-	if _, err := s.pool.Exec(ctx, "DELETE FROM tps_offsets WHERE at < now() - $1::interval", sourceAge); err != nil {
-		return fmt.Errorf("forgetting old sources: %w", err)
+	sql := fmt.Sprintf("DELETE FROM %[1]s WHERE ctid = ANY (ARRAY (SELECT ctid FROM %[1]s WHERE %[2]s < $1 LIMIT $2))", from, f.column)
+	for range mostDeletes {
+		tag, err := s.pool.Exec(ctx, sql, before, mostDeleted)
+		if err != nil || tag.RowsAffected() < mostDeleted {
+			return err
+		}
 	}
 	return nil
+}
+
+// forgetSources removes the offsets of what has sent nothing for long, some at a time.
+func (s *Store) forgetSources(ctx context.Context) error {
+	const pieces = 100
+	for range pieces {
+		n, err := s.forgetSome(ctx)
+		if err != nil {
+			return fmt.Errorf("forgetting old sources: %w", err)
+		}
+		if n < mostDeleted {
+			break
+		}
+	}
+	return nil
+}
+
+func (s *Store) forgetSome(ctx context.Context) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	tag, err := s.pool.Exec(ctx, `DELETE FROM tps_offsets WHERE run IN (
+		SELECT run FROM tps_offsets WHERE at < now() - $1::interval AND (run LIKE 'key:%' OR at < now() - $2::interval) ORDER BY at LIMIT $3)`,
+		keyAge, runAge, mostDeleted)
+	return tag.RowsAffected(), err
 }

@@ -102,6 +102,17 @@ func TestRetention(t *testing.T) {
 	}
 }
 
+// There may be more of what is too old in a default partition than one statement deletes.
+func TestRetentionOfManyRowsWithoutAPartition(t *testing.T) {
+	s := openStore(t, testenv.Database(t))
+	s.Store = history.New(history.Config{Retention: history.Retention{Raw: time.Hour}}, s.pool, rollup.NewNames(100))
+	s.exec(t, "INSERT INTO tps_metrics (gateway, timestamp) SELECT 'old', '2020-05-05' FROM generate_series(1, 250001); INSERT INTO tps_metrics (gateway, timestamp) VALUES ('new', now() + interval '20 days')")
+	s.maintain(t)
+	if got := query[string](t, s.conn, "SELECT string_agg(gateway, ' ') FROM tps_metrics"); got != "new" {
+		t.Errorf("rows of gateways %.20q are left, want the new one", got)
+	}
+}
+
 // What somebody else has made under a parent is not ours to drop.
 func TestRetentionLeavesAlone(t *testing.T) {
 	s := openStore(t, testenv.Database(t))
@@ -135,5 +146,17 @@ func TestAQueryOfADayReadsItsPartition(t *testing.T) {
 		if diff := cmp.Diff([]string{c.reads}, read); diff != "" {
 			t.Errorf("the plan reads something else than %s:\n%s", c.reads, plan)
 		}
+	}
+}
+
+// Keys are forgotten after a week, runs after a month.
+func TestSourcesAreForgotten(t *testing.T) {
+	s := openStore(t, testenv.Database(t))
+	s.exec(t, `INSERT INTO tps_offsets (run, server_id, next_offset, at) SELECT kind || age, 's', 1, now() - age * interval '1 day'
+		FROM unnest('{key:,run-}'::text[]) kind, unnest('{1,6,8,29,31}'::int[]) age`)
+	s.maintain(t)
+	got := query[string](t, s.conn, "SELECT string_agg(run, ' ' ORDER BY run) FROM tps_offsets")
+	if want := "key:1 key:6 run-1 run-29 run-6 run-8"; got != want {
+		t.Errorf("sources that are left: %s, want %s", got, want)
 	}
 }

@@ -3,129 +3,124 @@ package history
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/tps-agent/ratelimitd/internal/rollup"
 )
 
-// mergeRollups adds the counts of a batch to those that are stored of the server. Whoever calls
-// holds its lock (lockSource), so that what is read here is still true when it is written.
+// mergeRollups adds the counts of a batch to those that are stored of the server. Seconds come
+// first: what they have then are the peaks of minutes and hours.
 func mergeRollups(ctx context.Context, tx pgx.Tx, g *rollup.Groups, server string) error {
-	var c columns
-	c.append("second", g.Seconds)
-	c.append("minute", g.Minutes)
-	c.append("hour", g.Hours)
-	if err := c.addStored(ctx, tx, server); err != nil {
-		return fmt.Errorf("reading rollups: %w", err)
+	var seconds, longer columns
+	seconds.append("second", g.Seconds)
+	stored, err := seconds.add(ctx, tx, server, " RETURNING at, domain, gateway, endpoint, requests")
+	if err != nil {
+		return err
 	}
-	for i := range g.Seconds {
-		s := &g.Seconds[i]
-		s.Peak = s.Requests
-		g.Raise(s.Slot, s.Requests)
+	var slot rollup.Slot
+	var at time.Time
+	var requests int64
+	_, err = pgx.ForEachRow(stored, []any{&at, &slot.Domain, &slot.Gateway, &slot.Endpoint, &requests}, func() error {
+		slot.Unix = at.Unix()
+		g.Raise(slot, requests)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("adding to rollups per second: %w", err)
 	}
-	for _, row := range c.rows {
-		c.fill(row)
+	longer.append("minute", g.Minutes)
+	longer.append("hour", g.Hours)
+	rows, err := longer.add(ctx, tx, server, "")
+	if err == nil {
+		rows.Close()
+		err = rows.Err()
 	}
-	if err := c.store(ctx, tx, server); err != nil {
-		return fmt.Errorf("writing rollups: %w", err)
+	if err != nil {
+		return fmt.Errorf("adding to rollups per minute and hour: %w", err)
 	}
 	return nil
 }
 
 // columns are rows as Postgres takes them: an array for each column.
 type columns struct {
-	rows []*rollup.Row
-
 	resolution                                    []string
 	at                                            []time.Time
 	domain, gateway, endpoint                     []string
 	requests, successes, throttled, held, peakTPS []int64
 	waitedMS, durationMS                          []float64
-	buckets, counts                               []string // literals of arrays: an array of arrays must be a matrix
+	histogram                                     []*rollup.Histogram
 }
 
-// append adds the slots and keys of rows.
+// append adds rows of a resolution. The histograms stay theirs.
 func (c *columns) append(resolution string, rows []rollup.Row) {
+	const perMS = 1000
 	for i := range rows {
 		r := &rows[i]
-		c.rows, c.resolution, c.at = append(c.rows, r), append(c.resolution, resolution), append(c.at, time.Unix(r.Unix, 0))
+		c.resolution, c.at = append(c.resolution, resolution), append(c.at, time.Unix(r.Unix, 0))
 		c.domain, c.gateway, c.endpoint = append(c.domain, r.Domain), append(c.gateway, r.Gateway), append(c.endpoint, r.Endpoint)
+		c.requests, c.successes = append(c.requests, r.Requests), append(c.successes, r.Successes)
+		c.throttled, c.held, c.peakTPS = append(c.throttled, r.Throttled), append(c.held, r.Held), append(c.peakTPS, r.Peak)
+		c.waitedMS, c.durationMS = append(c.waitedMS, float64(r.WaitedUS)/perMS), append(c.durationMS, float64(r.DurationUS)/perMS)
+		c.histogram = append(c.histogram, &r.Histogram)
 	}
 }
 
-// addStored adds what the table has of the same slots. OFFSET 0 makes Postgres look each of them up
-// by the index of its partition; else it may read whole partitions instead.
-func (c *columns) addStored(ctx context.Context, tx pgx.Tx, server string) error {
-	stored, err := tx.Query(ctx, `
-		SELECT i.n, r.requests, r.successes, r.throttled, r.held, r.waited_ms, r.duration_ms, r.peak_tps, r.buckets, r.counts
-		FROM unnest($1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::text[]) WITH ORDINALITY AS i (resolution, at, domain, gateway, endpoint, n),
-			LATERAL (SELECT * FROM tps_rollups t WHERE t.resolution = i.resolution AND t.at = i.at
-				AND t.domain = i.domain AND t.gateway = i.gateway AND t.endpoint = i.endpoint AND t.server_id = $6 OFFSET 0) AS r`,
-		c.resolution, c.at, c.domain, c.gateway, c.endpoint, server)
-	if err != nil {
-		return err
-	}
-	var n, peak int64
-	var counts rollup.Counts
-	var waited, duration float64
-	var index []int16
-	var count []int64
-	_, err = pgx.ForEachRow(stored, []any{
-		&n, &counts.Requests, &counts.Successes, &counts.Throttled, &counts.Held, &waited, &duration, &peak, &index, &count,
-	}, func() (err error) {
-		counts.WaitedUS, counts.DurationUS = microseconds(waited), microseconds(duration)
-		if counts.Histogram, err = rollup.FromPairs(index, count); err != nil {
-			return err
-		}
-		row := c.rows[n-1]
-		row.Merge(&counts)
-		row.Peak = max(row.Peak, peak)
-		return nil
-	})
-	return err
-}
-
-// microseconds is what fill has made milliseconds of. Up to 2^53 of them, 285 years, none is lost.
+// microseconds is what append has made milliseconds of. Up to 2^53 of them, 285 years, none is lost.
 func microseconds(ms float64) int64 {
 	const perMS, half = 1000, 0.5
 	return int64(ms*perMS + half)
 }
 
-// fill appends the figures of a row.
-func (c *columns) fill(r *rollup.Row) {
-	const perMS = 1000
-	c.requests, c.successes = append(c.requests, r.Requests), append(c.successes, r.Successes)
-	c.throttled, c.held, c.peakTPS = append(c.throttled, r.Throttled), append(c.held, r.Held), append(c.peakTPS, r.Peak)
-	c.waitedMS, c.durationMS = append(c.waitedMS, float64(r.WaitedUS)/perMS), append(c.durationMS, float64(r.DurationUS)/perMS)
-	index, count := r.Histogram.Pairs()
-	c.buckets, c.counts = append(c.buckets, literal(index)), append(c.counts, literal(count))
-}
+// addSQL has parameters in the order of args. The peak of a second is all that it has.
+const addSQL = `
+	INSERT INTO tps_rollups AS r (resolution, at, domain, gateway, endpoint, server_id, requests, successes, throttled, held, waited_ms, duration_ms, peak_tps, histogram)
+	SELECT resolution, at, domain, gateway, endpoint, $1, requests, successes, throttled, held, waited_ms, duration_ms, peak_tps, histogram
+	FROM unnest($2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::float8[], $12::float8[], $13::bigint[], $14::numeric[])
+		AS i (resolution, at, domain, gateway, endpoint, requests, successes, throttled, held, waited_ms, duration_ms, peak_tps, histogram)
+	ON CONFLICT (resolution, at, domain, gateway, endpoint, server_id) DO UPDATE SET
+		requests = r.requests + excluded.requests, successes = r.successes + excluded.successes, throttled = r.throttled + excluded.throttled, held = r.held + excluded.held,
+		waited_ms = r.waited_ms + excluded.waited_ms, duration_ms = r.duration_ms + excluded.duration_ms, histogram = r.histogram + excluded.histogram,
+		peak_tps = CASE excluded.resolution WHEN 'second' THEN r.requests + excluded.requests ELSE greatest(r.peak_tps, excluded.peak_tps) END`
 
-func (c *columns) store(ctx context.Context, tx pgx.Tx, server string) error {
-	_, err := tx.Exec(ctx, `
-		INSERT INTO tps_rollups (resolution, at, domain, gateway, endpoint, server_id, requests, successes, throttled, held, waited_ms, duration_ms, peak_tps, buckets, counts)
-		SELECT resolution, at, domain, gateway, endpoint, $1, requests, successes, throttled, held, waited_ms, duration_ms, peak_tps, buckets::smallint[], counts::bigint[]
-		FROM unnest($2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::float8[], $12::float8[], $13::bigint[], $14::text[], $15::text[])
-			AS i (resolution, at, domain, gateway, endpoint, requests, successes, throttled, held, waited_ms, duration_ms, peak_tps, buckets, counts)
-		ON CONFLICT (resolution, at, domain, gateway, endpoint, server_id) DO UPDATE SET
-			requests = excluded.requests, successes = excluded.successes, throttled = excluded.throttled, held = excluded.held, waited_ms = excluded.waited_ms,
-			duration_ms = excluded.duration_ms, peak_tps = excluded.peak_tps, buckets = excluded.buckets, counts = excluded.counts`,
-		server, c.resolution, c.at, c.domain, c.gateway, c.endpoint, c.requests, c.successes, c.throttled, c.held, c.waitedMS, c.durationMS, c.peakTPS, c.buckets, c.counts)
-	return err
-}
-
-// literal is an array as SQL writes it.
-func literal[T int16 | int64](values []T) string {
-	const usual = 4 // bytes of a value with its comma
-	b := append(make([]byte, 0, usual*len(values)+usual), '{')
-	for i, v := range values {
-		if i > 0 {
-			b = append(b, ',')
+// add adds the rows to those that are stored. It passes pgx by, which would send numerics as text.
+func (c *columns) add(ctx context.Context, tx pgx.Tx, server, returning string) (pgx.Rows, error) {
+	var p parameters
+	types := tx.Conn().TypeMap()
+	for _, arg := range c.args(server) {
+		if err := p.append(types, arg); err != nil {
+			return nil, err
 		}
-		b = strconv.AppendInt(b, int64(v), 10)
 	}
-	return string(append(b, '}'))
+	p.values, p.types, p.forms = append(p.values, appendHistograms(nil, c.histogram)), append(p.types, pgtype.NumericArrayOID), append(p.forms, pgx.BinaryFormatCode)
+	binary := []int16{pgx.BinaryFormatCode}
+	return pgx.RowsFromResultReader(types, tx.Conn().PgConn().ExecParams(ctx, addSQL+returning, p.values, p.types, p.forms, binary)), nil
+}
+
+func (c *columns) args(server string) []any {
+	return []any{
+		server, c.resolution, c.at, c.domain, c.gateway, c.endpoint, c.requests, c.successes, c.throttled, c.held, c.waitedMS, c.durationMS, c.peakTPS,
+	}
+}
+
+// parameters are those of a statement, as they go over the wire.
+type parameters struct {
+	values [][]byte
+	types  []uint32
+	forms  []int16
+}
+
+func (p *parameters) append(types *pgtype.Map, arg any) error {
+	t, ok := types.TypeForValue(arg)
+	if !ok {
+		return fmt.Errorf("sending a %T: it has no type in Postgres", arg)
+	}
+	value, err := types.Encode(t.OID, pgx.BinaryFormatCode, arg, nil)
+	if err != nil {
+		return fmt.Errorf("sending a %T: %w", arg, err)
+	}
+	p.values, p.types, p.forms = append(p.values, value), append(p.types, t.OID), append(p.forms, pgx.BinaryFormatCode)
+	return nil
 }

@@ -64,10 +64,15 @@ func (s *Store) Write(ctx context.Context, b traffic.Batch) (fresh int, err erro
 	return 0, err
 }
 
+// beginWrite makes Postgres give up about when Write does. Else a host that vanished in the middle of
+// a write would keep its lock, and whoever writes for the same server waiting, until TCP finds out.
+const beginWrite = `BEGIN; SET LOCAL statement_timeout = '30s'; SET LOCAL idle_in_transaction_session_timeout = '30s';
+	SET LOCAL tcp_keepalives_idle = 10; SET LOCAL tcp_keepalives_interval = 5; SET LOCAL tcp_keepalives_count = 4`
+
 // writeOver forgets after an error what the connection knew of the tables: a migration may have
 // changed the kind of a column, and values of the old kind would never be taken.
 func (s *Store) writeOver(ctx context.Context, conn *pgx.Conn, b traffic.Batch) (fresh int, err error) {
-	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{BeginQuery: beginWrite}, func(tx pgx.Tx) error {
 		next, err := lockSource(ctx, tx, b.Source)
 		if err != nil {
 			return err
@@ -93,19 +98,21 @@ func (s *Store) writeFresh(ctx context.Context, tx pgx.Tx, b *traffic.Batch) err
 	}
 	_, err := tx.Exec(ctx, `
 		INSERT INTO tps_offsets (server_id, run, next_offset) VALUES ($1, $2, $3)
-		ON CONFLICT (server_id, run) DO UPDATE SET next_offset = excluded.next_offset, at = now()`, b.Server, b.Run, b.Next())
+		ON CONFLICT (run) DO UPDATE SET server_id = excluded.server_id, next_offset = excluded.next_offset, at = now()`, b.Server, b.Run, b.Next())
 	return err
 }
 
-// lockSource keeps other writers of the server out until the end of the transaction, so that two of
-// them cannot add to the same rollups, and returns the next offset of the source. The tables are
-// locked before anything is read, as the write will do: else a partition that is being made, which
-// waits for readers and lets no writer begin, would wait for this transaction and this one for it.
+// lockSource keeps other writers of the run and of the server out until the end of the transaction:
+// two of a run would store it twice, two of a server add to the same rollups. It returns the next
+// offset of the run, whatever the server was called when it began. The tables are locked before
+// anything is read, as the write will do: else a partition that is being made, which waits for
+// readers and lets no writer begin, would wait for this transaction and this one for it.
 func lockSource(ctx context.Context, tx pgx.Tx, source traffic.Source) (next int64, err error) {
 	var b pgx.Batch
-	b.Queue("LOCK TABLE ONLY tps_metrics, ONLY tps_rollups_second, ONLY tps_rollups_minute, ONLY tps_rollups_hour IN ROW EXCLUSIVE MODE")
+	b.Queue("SELECT pg_advisory_xact_lock(hashtext('tps_offsets'), hashtext($1))", source.Run)
 	b.Queue("SELECT pg_advisory_xact_lock(hashtext('tps_rollups'), hashtext($1))", source.Server)
-	b.Queue("SELECT coalesce((SELECT next_offset FROM tps_offsets WHERE server_id = $1 AND run = $2), 0)", source.Server, source.Run).
+	b.Queue("LOCK TABLE ONLY tps_metrics, ONLY tps_rollups_second, ONLY tps_rollups_minute, ONLY tps_rollups_hour IN ROW EXCLUSIVE MODE")
+	b.Queue("SELECT coalesce((SELECT next_offset FROM tps_offsets WHERE run = $1), 0)", source.Run).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&next) })
 	err = tx.SendBatch(ctx, &b).Close()
 	return next, err

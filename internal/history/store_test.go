@@ -57,6 +57,7 @@ func openStoreWith(tb testing.TB, address string, change func(*pgxpool.Config)) 
 		tb.Fatal(err)
 	}
 	cfg.MaxConns = 4
+	cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec // as ratelimitd has it, for PgBouncer
 	change(cfg)
 	pool, err := pgxpool.NewWithConfig(context.Background(), cfg)
 	if err != nil {
@@ -210,5 +211,48 @@ func TestTellsRefusalsFromFaults(t *testing.T) {
 				t.Errorf("batch %+v: refused %t with error %v, want an error and %t", c.batch, refused, err, c.refused)
 			}
 		})
+	}
+}
+
+// A migration may change the kind of a column under a connection that has asked for it before.
+func TestAColumnChangesItsKind(t *testing.T) {
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeExec, pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe} {
+		t.Run(mode.String(), func(t *testing.T) {
+			s := openStoreWith(t, testenv.Database(t), func(cfg *pgxpool.Config) { cfg.MaxConns, cfg.ConnConfig.DefaultQueryExecMode = 1, mode })
+			written := numbered(0, 1)
+			for i, change := range []string{
+				"SELECT",
+				"ALTER TABLE tps_metrics ALTER COLUMN status_code TYPE bigint",
+				"ALTER TABLE tps_metrics ALTER COLUMN waited_ms TYPE real",
+				"ALTER TABLE tps_metrics ALTER COLUMN duration_ms DROP DEFAULT, ALTER COLUMN duration_ms TYPE numeric",
+				"ALTER TABLE tps_offsets ALTER COLUMN next_offset TYPE numeric",
+				"ALTER TABLE tps_rollups ALTER COLUMN held TYPE integer",
+			} {
+				s.exec(t, change)
+				written = numbered(0, i+1)
+				testenv.Eventually(t, patience, "writing after "+change, func() error { return s.put(t.Context(), transactionsOf(written[i])) })
+			}
+			assertEndpoints(t, s.conn, written)
+		})
+	}
+}
+
+// Postgres gives up on a writer that has vanished, so that its lock does not stop others of the same
+// server. The settings are those of the transaction alone.
+func TestNoWriterKeepsItsLock(t *testing.T) {
+	s := openStoreWith(t, testenv.Database(t), func(cfg *pgxpool.Config) { cfg.MaxConns = 1 })
+	const settings = "statement_timeout idle_in_transaction_session_timeout tcp_keepalives_idle tcp_keepalives_interval tcp_keepalives_count"
+	const show = "SELECT string_agg(current_setting(name), ' ' ORDER BY n) FROM unnest(string_to_array('" + settings + "', ' ')) WITH ORDINALITY AS names (name, n)"
+	before := query[string](t, s.conn, show)
+	s.exec(t, "CREATE TABLE seen (settings text); CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO seen "+show+"; RETURN NEW; END $$; CREATE TRIGGER look BEFORE INSERT ON tps_metrics FOR EACH ROW EXECUTE FUNCTION look()")
+	if err := s.put(t.Context(), transactionsOf("pay")); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := query[string](t, s.conn, "SELECT settings FROM seen"), "30s 30s 10 5 4"; got != want {
+		t.Errorf("%s are %s in a write, want %s", settings, got, want)
+	}
+	var after string
+	if err := s.pool.QueryRow(t.Context(), show).Scan(&after); err != nil || after != before {
+		t.Errorf("%s are %s after a write, error %v; want %s", settings, after, err, before)
 	}
 }

@@ -36,6 +36,7 @@ type Sink interface {
 type NamedSink struct {
 	Name     string
 	Sink     Sink
+	Received Sink                        // the same for what comes by Receive, over connections of its own; nil = Sink
 	Maintain func(context.Context) error // called at the start, every hour, and sooner after an error; may be nil
 }
 
@@ -56,6 +57,9 @@ type feed struct {
 }
 
 func newFeed(s NamedSink, r *Recorder) *feed {
+	if s.Received == nil {
+		s.Received = s.Sink
+	}
 	f := &feed{Recorder: r, NamedSink: s, most: maxBatch, loggedAt: make(map[string]time.Time)}
 	if r.spool != nil {
 		f.reader = r.spool.Reader(s.Name)
@@ -202,11 +206,16 @@ type stored struct {
 	refused int // of these will never be taken
 }
 
-// write stores a batch. What is refused is written in halves, until only the rows at fault are left
+// write stores a batch of the log.
+func (f *feed) write(ctx context.Context, b traffic.Batch) (stored, error) {
+	return f.writeTo(ctx, f.Sink, b)
+}
+
+// writeTo stores a batch. What is refused is written in halves, until only the rows at fault are left
 // over; these are dropped and counted. One of them costs two more writes for each time that the
 // batch can be halved. With an error a part of the batch may be done with.
-func (f *feed) write(ctx context.Context, b traffic.Batch) (stored, error) {
-	fresh, err := f.Sink.Write(ctx, b)
+func (f *feed) writeTo(ctx context.Context, sink Sink, b traffic.Batch) (stored, error) {
+	fresh, err := sink.Write(ctx, b)
 	_, refused := errors.AsType[*traffic.RefusedError](err)
 	switch {
 	case err == nil:
@@ -223,11 +232,11 @@ func (f *feed) write(ctx context.Context, b traffic.Batch) (stored, error) {
 	}
 	half := b
 	half.Transactions = b.Transactions[:len(b.Transactions)/2]
-	first, err := f.write(ctx, half)
+	first, err := f.writeTo(ctx, sink, half)
 	if err != nil {
 		return first, err
 	}
-	second, err := f.write(ctx, b.From(half.Next()))
+	second, err := f.writeTo(ctx, sink, b.From(half.Next()))
 	return stored{first.n + second.n, first.fresh + second.fresh, first.refused + second.refused}, err
 }
 

@@ -98,12 +98,13 @@ type running struct {
 type options struct {
 	recorder.Config
 	maxSeries int
+	maxQueue  int
 	dir       string // of the log; empty = a fresh one
 }
 
 // config writes ten at a time, or after 30 s.
 func config() options {
-	return options{Config: recorder.Config{ServerID: "test", BatchSize: 10, FlushInterval: 30 * time.Second, FlushTimeout: 5 * time.Second, Prometheus: true}, maxSeries: 100}
+	return options{Config: recorder.Config{ServerID: "test", BatchSize: 10, FlushInterval: 30 * time.Second, FlushTimeout: 5 * time.Second, Prometheus: true}, maxSeries: 100, maxQueue: 100_000}
 }
 
 // sinks are these, called a, b and so on; none where the first is nil.
@@ -124,7 +125,7 @@ func newRecorder(tb testing.TB, o options, sinks []recorder.NamedSink, reg prome
 		if o.dir == "" {
 			o.dir = tb.TempDir()
 		}
-		c := spool.Config{Dir: o.dir, Max: 1 << 30, MaxPending: 100_000}
+		c := spool.Config{Dir: o.dir, Max: 1 << 30, MaxPending: o.maxQueue}
 		for _, s := range sinks {
 			c.Readers = append(c.Readers, s.Name)
 		}

@@ -13,13 +13,13 @@ import (
 
 const (
 	// mostReceiving is how many batches are stored at once before the next one is told to come later.
-	mostReceiving = 16
+	mostReceiving = 4
 	// mostSources is how many sources are remembered where there is no sink that does so.
 	mostSources = 10_000
 )
 
-// ErrBusy says that too many batches are being stored already.
-var ErrBusy = errors.New("too many batches are being stored at this moment")
+// ErrBusy says that there is no room for more transactions at this moment.
+var ErrBusy = errors.New("there is no room for more transactions at this moment")
 
 // keyed is what Receive needs.
 type keyed struct {
@@ -40,8 +40,12 @@ func newKeyed() *keyed {
 // Receive takes a batch that somebody else numbers, and returns once every sink has it; without
 // sinks it is remembered in memory which sources were seen. fresh is how many were new: the last ones
 // of the batch. After an error the same batch, or one that overlaps it, may be sent again: nothing is
-// counted or stored twice. Errors are ErrBusy and those of the sinks.
+// counted or stored twice. A batch without a server is of this one. Errors are ErrBusy and those of the
+// sinks.
 func (r *Recorder) Receive(ctx context.Context, b traffic.Batch) (fresh int, err error) {
+	if b.Server == "" {
+		b.Server = r.cfg.ServerID
+	}
 	select {
 	case r.keyed.turns <- struct{}{}:
 		defer func() { <-r.keyed.turns }()
@@ -52,7 +56,7 @@ func (r *Recorder) Receive(ctx context.Context, b traffic.Batch) (fresh int, err
 		fresh = r.keyed.pass(&b)
 	}
 	for _, f := range r.feeds {
-		stored, err := f.write(ctx, b)
+		stored, err := f.writeTo(ctx, f.Received, b)
 		if err != nil {
 			r.metrics.writeErrors.WithLabelValues(f.Name).Inc()
 			return 0, fmt.Errorf("storing a batch in the sink %s: %w", f.Name, err)

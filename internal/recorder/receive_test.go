@@ -3,11 +3,13 @@ package recorder_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tps-agent/ratelimitd/internal/recorder"
 	"github.com/tps-agent/ratelimitd/internal/traffic"
@@ -83,7 +85,7 @@ func TestReceiveIsBounded(t *testing.T) {
 		sink, open := &memory{began: time.Now()}, make(chan struct{})
 		sink.write = func(context.Context, []string) error { <-open; return nil }
 		r := run(t, config(), sinks(sink)...)
-		const most = 16
+		const most = 4
 		results := make(chan error, most)
 		for i := range most {
 			go func() {
@@ -103,4 +105,32 @@ func TestReceiveIsBounded(t *testing.T) {
 		}
 		r.receive(t, batch(99, "z"), 1)
 	})
+}
+
+// What is offered is taken whole or not at all, and what was not taken is not counted.
+func TestOfferIsAllOrNothing(t *testing.T) {
+	sink := &memory{}
+	o := config()
+	o.maxQueue = 50
+	reg := prometheus.NewRegistry()
+	r, err := newRecorder(t, o, sinks(sink), reg, slog.New(slog.DiscardHandler)) // does not run: nothing leaves the memory
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Offer(transactionsOf(numbered(0, 30)...)); err != nil {
+		t.Errorf("30 of 50: %v", err)
+	}
+	if err := r.Offer(transactionsOf(numbered(30, 30)...)); !errors.Is(err, recorder.ErrBusy) {
+		t.Errorf("30 more: error %v, want %v", err, recorder.ErrBusy)
+	}
+	_, never := errors.AsType[*recorder.TooManyError](r.Offer(transactionsOf(numbered(30, 51)...)))
+	if !never {
+		t.Error("51 of 50 are not told to be too many")
+	}
+	if err := r.Offer(transactionsOf(numbered(60, 20)...)); err != nil {
+		t.Errorf("20 of the 20 that are left: %v", err)
+	}
+	assertMetric(t, reg, 50, "ratelimitd_recorder_received_total")
+	assertMetric(t, reg, 50, "ratelimitd_recorder_queue_length")
+	assertMetric(t, reg, 0, "ratelimitd_spool_lost_total")
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -106,24 +107,58 @@ func (r *Recorder) Record(ts []traffic.Transaction) bool {
 		return true
 	}
 	kept := true
-	for len(ts) > 0 {
-		n := min(len(ts), mostInFrame)
-		kept = r.append(ts[:n]) && kept
-		ts = ts[n:]
+	for frame := range slices.Chunk(ts, r.mostInFrame()) {
+		kept = r.append(frame) && kept
 	}
 	return kept
 }
 
-// mostInFrame keeps frames of the log far below their bound of 16 MiB: a transaction has at most
-// some 800 bytes.
-const mostInFrame = 1000
+// Offer is [Recorder.Record] for transactions that can be offered again: where the log has no room for
+// all of them, none is taken, counted or lost. A *TooManyError says that it never will have, ErrBusy that it may.
+func (r *Recorder) Offer(ts []traffic.Transaction) error {
+	if r.spool != nil {
+		if len(ts) > r.spool.MaxPending() {
+			return &TooManyError{len(ts), r.spool.MaxPending()}
+		}
+		var frames []spool.Frame
+		for part := range slices.Chunk(ts, r.mostInFrame()) {
+			frames = append(frames, spool.Frame{Payload: encode(nil, part), N: len(part)})
+		}
+		if len(frames) > 0 && !r.spool.AppendAll(frames) {
+			return ErrBusy
+		}
+	}
+	r.count(ts)
+	return nil
+}
 
-func (r *Recorder) append(ts []traffic.Transaction) bool {
-	buf := r.encoded.Get().(*[]byte)
-	b := (*buf)[:0]
+// TooManyError says that there can never be room for so many transactions at once.
+type TooManyError struct{ Got, Most int }
+
+func (e *TooManyError) Error() string {
+	return fmt.Sprintf("%d transactions at once: there is never room for more than %d, which is TPS_MAX_QUEUE_SIZE", e.Got, e.Most)
+}
+
+// TooMany tells that a later try is of no use.
+func (e *TooManyError) TooMany() bool { return true }
+
+// mostInFrame keeps frames of the log far below their bound of 16 MiB, since a transaction has at most
+// some 800 bytes, and below what may wait.
+func (r *Recorder) mostInFrame() int {
+	const usual = 1000
+	return min(usual, r.spool.MaxPending())
+}
+
+func encode(b []byte, ts []traffic.Transaction) []byte {
 	for i := range ts {
 		b = traffic.AppendBinary(b, &ts[i])
 	}
+	return b
+}
+
+func (r *Recorder) append(ts []traffic.Transaction) bool {
+	buf := r.encoded.Get().(*[]byte)
+	b := encode((*buf)[:0], ts)
 	kept := r.spool.Append(b, len(ts))
 	*buf = b
 	r.encoded.Put(buf)

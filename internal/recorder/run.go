@@ -34,8 +34,27 @@ func (r *Recorder) runFeeds(ctx context.Context) {
 			all.Go(func() { f.maintain(ctx) })
 		}
 	}
-	all.Wait()
+	ended := make(chan struct{})
+	go func() {
+		all.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+		return
+	case <-work.Done():
+	}
+	// What does not end with its context is waiting for a disk that hangs, and is left behind.
+	timer := time.NewTimer(min(r.cfg.FlushTimeout/8, leaveBehind))
+	defer timer.Stop()
+	select {
+	case <-ended:
+	case <-timer.C:
+	}
 }
+
+// leaveBehind is how long a feed may take to end after the time of the stop is over.
+const leaveBehind = 500 * time.Millisecond
 
 // outlive returns a context that ends so much later than ctx, so that a write under way at the
 // stop can still end.

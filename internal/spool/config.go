@@ -28,6 +28,7 @@ type Config struct {
 	// Max and the size of the file system, but at least 1 MiB and at most 64 MiB.
 	SegmentSize int64
 	SyncEvery   time.Duration // at most this often is an fsync; 0 = 100 ms
+	StopTime    time.Duration // that the last write and sync may take; 0 = 5 s
 	MaxPending  int           // records in memory that wait to be written; 0 = 10,000
 	// Readers are names of lower-case letters, digits, - and _. What another reader had committed is
 	// forgotten at Open. Without any, nothing is taken and nothing is removed.

@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -125,5 +126,21 @@ func TestCommitOfALaterRun(t *testing.T) {
 	wantRead(t, a, 9, "nothing")
 	if got := []int64{l.lost(t, "a", "spool_full"), l.lost(t, "b", "spool_full")}; !slices.Equal(got, []int64{2, 6}) {
 		t.Errorf("a and b have lost %v", got)
+	}
+}
+
+// The number of segments is bounded, too.
+func TestManySegments(t *testing.T) {
+	l := open(t, Config{Dir: t.TempDir(), SegmentSize: 1})
+	defer l.end()
+	l.disk.sync = func(*os.File) error { return nil }
+	for i := range maxSegments + 5 {
+		l.mustAppend(t, "x", 1)
+		if l.flush(); i%100 == 0 {
+			l.syncAll() // closes files
+		}
+	}
+	if got := []int64{int64(len(l.segments)), l.lost(t, "a", "spool_full")}; !slices.Equal(got, []int64{maxSegments, 5}) {
+		t.Errorf("segments and lost records: %v", got)
 	}
 }

@@ -174,12 +174,16 @@ func (m *model) commit(reader string, p Position) {
 	m.tidy()
 }
 
-// tear cuts the file of the newest segment off.
+// end forgets segments of which only the name was left.
+func (m *model) end() {
+	m.segments = slices.DeleteFunc(m.segments, func(s *modelSegment) bool { return s.size == 0 })
+}
+
+// tear cuts the file of the newest segment off. If that leaves no good head, there is its name.
 func (m *model) tear(size int64) {
 	s := m.segments[len(m.segments)-1]
 	if s.size = size; size < int64(headSize) {
-		m.segments = m.segments[:len(m.segments)-1]
-		return
+		s.size = 0
 	}
 	end, keep := int64(headSize), 0
 	for keep < len(s.frames) && end+s.frames[keep].size() <= size {
@@ -252,17 +256,20 @@ func (s *machine) commitOld(t *rapid.T) {
 
 func (s *machine) restart(t *rapid.T) {
 	s.l.end()
+	s.m.end()
 	s.open(t)
 }
 
 func (s *machine) killed(t *rapid.T) {
 	s.l.kill()
+	s.m.end()
 	s.open(t)
 }
 
 // losePower cuts the newest segment off at any byte.
 func (s *machine) losePower(t *rapid.T) {
 	s.l.kill()
+	s.m.end()
 	if n := len(s.m.segments); n > 0 {
 		size := rapid.Int64Range(0, s.m.segments[n-1].size).Draw(t, "size")
 		files := segments(t, s.c.Dir)

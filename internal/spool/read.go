@@ -366,7 +366,7 @@ func (r *Reader) moveTo(p *Position) bool {
 	r.held.pass(*p)
 	r.limbo.pass(*p)
 	for _, s := range slices.Backward(r.l.segments) {
-		if s.run == p.Run && s.first <= p.Offset {
+		if s.run == p.Run && s.first <= p.Offset && s.size > 0 { // one that was set aside is nobody's place
 			p.Offset = min(p.Offset, s.first+s.records)
 			return r.passLocked(s.base+p.Offset-s.first) > 0
 		}

@@ -85,7 +85,7 @@ func (l *Log) Append(payload []byte, n int) bool {
 	if len(l.readers) == 0 || n < 1 {
 		return false
 	}
-	if !l.put(payload, n) {
+	if !l.put(Frame{payload, n}) {
 		l.metrics.queueFull.Add(float64(n))
 		return false
 	}
@@ -93,17 +93,44 @@ func (l *Log) Append(payload []byte, n int) bool {
 	return true
 }
 
+// Frame is the bytes of N records.
+type Frame struct {
+	Payload []byte
+	N       int // at least 1
+}
+
+// AppendAll is [Log.Append] for several frames: it takes all of them or none. What it does not take
+// is not counted as lost, since whoever calls has it still.
+func (l *Log) AppendAll(frames []Frame) bool {
+	if len(l.readers) == 0 || !l.put(frames...) {
+		return false
+	}
+	notify(l.wake)
+	return true
+}
+
+// MaxPending is how many records can wait in memory, at most.
+func (l *Log) MaxPending() int { return min(l.cfg.MaxPending, maxRecords) }
+
 // maxQueue is the most bytes that wait, whatever their number of records.
 const maxQueue = 4 * MaxPayload
 
-func (l *Log) put(payload []byte, n int) bool {
+func (l *Log) put(frames ...Frame) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	size := frameHead + len(payload)
-	if l.closed || n > min(l.cfg.MaxPending, maxRecords)-l.pending || len(payload) > MaxPayload || len(l.queue)+size > maxQueue {
+	size, n := 0, 0
+	for _, f := range frames {
+		if len(f.Payload) > MaxPayload {
+			return false
+		}
+		size, n = size+frameHead+len(f.Payload), n+f.N
+	}
+	if l.closed || n > l.MaxPending()-l.pending || len(l.queue)+size > maxQueue {
 		return false
 	}
-	l.queue = appendFrame(l.queue, payload, n)
+	for _, f := range frames {
+		l.queue = appendFrame(l.queue, f.Payload, f.N)
+	}
 	l.pending += n
 	return true
 }

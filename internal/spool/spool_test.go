@@ -191,7 +191,7 @@ func TestBytesAreBounded(t *testing.T) {
 	l := open(t, Config{Dir: t.TempDir()})
 	defer l.end()
 	payload, taken := make([]byte, MaxPayload/2), 0
-	for l.Append(payload, 1) {
+	for taken < 10 && l.Append(payload, 1) {
 		taken++
 	}
 	if taken != 7 || len(l.queue) > maxQueue {
@@ -244,6 +244,7 @@ func TestActiveSegmentGoes(t *testing.T) {
 	}
 	l.mustAppend(t, payload, 1)
 	l.flush()
+	<-l.wake // that of Append
 	if got := drain(t, l.Reader("a")); len(got) != 1 {
 		t.Errorf("read %d frames", len(got))
 	}

@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,7 +12,8 @@ import (
 )
 
 const (
-	// stopTime is how long the last write and sync may take. A disk that hangs cannot be interrupted.
+	// stopTime is how long the last write and sync may take by default. A disk that hangs cannot be
+	// interrupted.
 	stopTime = 5 * time.Second
 	// maxWrite is the most bytes of one write of several frames: all of it is lost where it fails.
 	maxWrite = 1 << 20
@@ -32,7 +34,7 @@ func (l *Log) Run(ctx context.Context) error {
 		l.work(ctx)
 	}()
 	<-ctx.Done()
-	timer := time.NewTimer(stopTime)
+	timer := time.NewTimer(cmp.Or(l.cfg.StopTime, stopTime))
 	defer timer.Stop()
 	select {
 	case <-done:
