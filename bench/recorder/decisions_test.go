@@ -22,6 +22,7 @@ var (
 	pairs     = flag.Int("pairs", 10, "pairs of rounds of BenchmarkDecisions")
 	round     = flag.Duration("round", 5*time.Second, "length of a round of BenchmarkDecisions")
 	decisions = flag.Int("decisions", 2000, "decisions per second of BenchmarkDecisions")
+	foreign   = flag.Float64("foreign", 0.1, "cores that others may use during a pair, Postgres and the kernel among them; else it does not count")
 )
 
 const (
@@ -31,8 +32,7 @@ const (
 	spoolMax  = "4MiB" // a few seconds of the entries that come
 	leastRate = 0.95   // part of the entries of a round that must have come, else it was not saturated
 
-	mostForeign  = 0.1 // cores that others may use during a pair, Postgres and the kernel among them
-	mostAttempts = 20  // for each pair
+	mostAttempts = 20 // for each pair
 )
 
 // stand is a ratelimitd with a Postgres of its own.
@@ -69,7 +69,7 @@ func BenchmarkDecisions(b *testing.B) {
 // measurePair forgets a pair during which others have used the machine.
 func measurePair(b *testing.B, idle, busy *stand, number int) {
 	b.Helper()
-	before, began := foreign(b, idle, busy), time.Now()
+	before, began := usedByOthers(b, idle, busy), time.Now()
 	for i := range 2 { // each begins a pair as often as the other
 		if (number+i)%2 == 0 {
 			idle.measure(b, "idle")
@@ -77,15 +77,15 @@ func measurePair(b *testing.B, idle, busy *stand, number int) {
 			busy.measureBusy(b)
 		}
 	}
-	if share := (foreign(b, idle, busy) - before).Seconds() / time.Since(began).Seconds(); share > mostForeign {
+	if share := (usedByOthers(b, idle, busy) - before).Seconds() / time.Since(began).Seconds(); share > *foreign {
 		b.Logf("not counted: others have used %.2f cores", share)
 		idle.found, busy.found = idle.found[:len(idle.found)-1], busy.found[:len(busy.found)-1]
 	}
 }
 
-// foreign is the CPU that nobody here has used: neither this process, nor those that it has waited
+// usedByOthers is the CPU that nobody here has used: neither this process, nor those that it has waited
 // for, nor the two servers.
-func foreign(b *testing.B, servers ...*stand) time.Duration {
+func usedByOthers(b *testing.B, servers ...*stand) time.Duration {
 	b.Helper()
 	all, err := measure.Busy()
 	if err != nil {
@@ -222,7 +222,7 @@ func finishDecisions(b *testing.B, idle, busy []latencies, attempts int) {
 	var body strings.Builder
 	fmt.Fprintf(&body, "## Decisions while the recorder is saturated\n\n%d decisions/s over %d connections in rounds of %s, each timed from when it was due; %d pairs of rounds by turns, medians.\n", *decisions, connections, *round, len(idle))
 	fmt.Fprintf(&body, "Saturated: %d entries/s, the log at its bound of %s so that its oldest are dropped, Postgres stopped in the middle of a write.\nIdle: another process, which records nothing, with a Postgres that answers.\n", *rate, spoolMax)
-	fmt.Fprintf(&body, "%d pairs during which others used more than %g cores are not counted.\n\n", attempts-len(idle), mostForeign)
+	fmt.Fprintf(&body, "%d pairs during which others used more than %g cores are not counted.\n\n", attempts-len(idle), *foreign)
 	body.WriteString(row("recorder", "p50", "p99", "p99.9", "longest", "CPU of ratelimitd, cores") + row("---", "---", "---", "---", "---", "---"))
 	body.WriteString(decisionsRow("idle", idle) + decisionsRow("saturated", busy))
 	fmt.Fprintf(&body, "\nMedian of the ratios of p99, pair by pair: %.2f (target ≤ %g; least to greatest %.2f to %.2f). Median p99 while saturated: %s (target < %s).\n",

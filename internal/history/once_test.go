@@ -91,20 +91,20 @@ func TestOneBatchFromManyWriters(t *testing.T) {
 // Replicas may be asked to store the same key at once, each in its own name.
 func TestOneRunFromManyServers(t *testing.T) {
 	address := testenv.Database(t)
-	var all sync.WaitGroup
-	for i := range 4 {
-		s := openStore(t, address)
-		all.Go(func() {
-			for n := range 30 {
+	stores := []*store{openStore(t, address), openStore(t, address), openStore(t, address), openStore(t, address)}
+	for n := range 30 {
+		var all sync.WaitGroup
+		for i, s := range stores {
+			all.Go(func() {
 				b := batchOf(0, numbered(n, 1)...)
 				b.Server, b.Run = fmt.Sprint("edge-", i), fmt.Sprint("key:", n)
 				if _, err := s.Write(t.Context(), b); err != nil {
 					t.Errorf("key %d: %v", n, err)
 				}
-			}
-		})
+			})
+		}
+		all.Wait()
 	}
-	all.Wait()
 	s := openStore(t, address)
 	assertEndpoints(t, s.conn, numbered(0, 30))
 	s.assertRollups(t)

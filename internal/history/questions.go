@@ -81,8 +81,8 @@ func (s *Store) Stats(ctx context.Context, from, to time.Time, f Filter) (rollup
 }
 
 // beginRead begins what reads the same in each of its statements. To compile them would take longer
-// than to run them.
-const beginRead = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL jit = off"
+// than to run them, and the peaks of a month need some memory.
+const beginRead = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL jit = off; SET LOCAL work_mem = '64MB'"
 
 // wanted are the rows of a range; its parameters are args of Stats.
 const wanted = ` FROM tps_rollups WHERE resolution = $1 AND at >= $2 AND at < $3

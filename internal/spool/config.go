@@ -46,6 +46,7 @@ func (c *Config) validate() error {
 	check(c.Max > 0, "the bound of %d bytes is not above 0", c.Max)
 	check(c.SegmentSize >= 0, "the segment size of %d bytes is below 0", c.SegmentSize)
 	check(c.SyncEvery >= 0, "the time between two syncs, %v, is below 0", c.SyncEvery)
+	check(c.StopTime >= 0, "the time to stop, %v, is below 0", c.StopTime)
 	check(c.MaxPending >= 0, "the bound of %d waiting records is below 0", c.MaxPending)
 	seen := map[string]bool{}
 	for _, name := range c.Readers {

@@ -156,18 +156,17 @@ func (m *model) read(reader string, most int64) (string, Position) {
 
 // commit moves a reader over all that is before a position, if the segment of that is still there.
 func (m *model) commit(reader string, p Position) {
-	var to int64
+	var to, end int64 // end is that of the segments before
 	for _, s := range m.segments {
-		if s.run != p.Run || s.first > p.Offset {
-			continue
+		at, is := s.first, s.run == p.Run && s.first <= p.Offset && s.size > 0
+		if is {
+			to = end
 		}
-		at := s.first
 		for _, f := range s.frames {
-			to = max(to, f.id+min(f.n, p.Offset-at))
-			at += f.n
-			if at > p.Offset {
-				break
+			if is && at < p.Offset {
+				to = f.id + min(f.n, p.Offset-at)
 			}
+			at, end = at+f.n, f.id+f.n
 		}
 	}
 	m.at[reader] = max(m.at[reader], to)

@@ -120,7 +120,7 @@ func (l *Log) put(frames ...Frame) bool {
 	defer l.mu.Unlock()
 	size, n := 0, 0
 	for _, f := range frames {
-		if len(f.Payload) > MaxPayload {
+		if len(f.Payload) > MaxPayload || f.N < 1 || f.N > l.MaxPending() {
 			return false
 		}
 		size, n = size+frameHead+len(f.Payload), n+f.N

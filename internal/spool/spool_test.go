@@ -71,88 +71,6 @@ func TestReadersAreApart(t *testing.T) {
 	}
 }
 
-// Runs are read one after the other, each from offset 0.
-func TestRuns(t *testing.T) {
-	dir := t.TempDir()
-	var runs []string
-	for _, p := range []string{"one", "two", "three"} {
-		l := open(t, Config{Dir: dir})
-		l.mustAppend(t, p, 5)
-		l.flush()
-		runs = append(runs, l.run)
-		l.kill()
-	}
-	if !slices.IsSorted(runs) || runs[0] == runs[1] {
-		t.Errorf("runs are called %v", runs)
-	}
-	l := open(t, Config{Dir: dir})
-	defer l.end()
-	r := l.Reader("a")
-	if got := r.Since(); !got.Equal(l.opened) || r.Waiting() != 15 || len(r.Arrived()) != 1 {
-		t.Errorf("of an earlier life %d wait since %v, opened at %v; %d signals", r.Waiting(), got, l.opened, len(r.Arrived()))
-	}
-	for i, p := range []string{"one", "two", "three"} {
-		c := wantRead(t, r, 100, "0+5-0 "+p)
-		if c.Run != runs[i] {
-			t.Errorf("run %d is %s, want %s", i, c.Run, runs[i])
-		}
-		commit(t, r, Position{c.Run, 2})
-		wantRead(t, r, 100, "0+5-2 "+p)
-		commit(t, r, Position{c.Run, 7}) // a store may have more than the log after a loss of power
-	}
-	wantRead(t, r, 100, "nothing")
-	if left := segments(t, dir); left != nil {
-		t.Errorf("files are left: %v", left)
-	}
-}
-
-// A clock that goes back must not make a run that sorts before what readers have passed.
-func TestRunsSortWhateverTheClock(t *testing.T) {
-	dir := t.TempDir()
-	future := newRun(time.Now().Add(24*time.Hour), "")
-	s := newSegment(dir, future, 0)
-	body := append(s.head(), appendFrame(nil, []byte("old"), 1)...)
-	stamp(s.seed, 0, body[headSize:])
-	writeFile(t, s.path, body)
-	l := open(t, Config{Dir: dir})
-	if got := drain(t, l.Reader("a")); !slices.Equal(got, []string{"old"}) {
-		t.Errorf("read %q", got)
-	}
-	l.end()
-	l = open(t, Config{Dir: dir}) // only the cursor tells of it now
-	l.mustAppend(t, "new", 1)
-	l.end()
-	l = open(t, Config{Dir: dir})
-	defer l.end()
-	if got := drain(t, l.Reader("a")); !slices.Equal(got, []string{"new"}) || l.run < future {
-		t.Errorf("read %q in run %s after %s", got, l.run, future)
-	}
-}
-
-func TestRunNames(t *testing.T) {
-	at := time.Date(2026, 11, 26, 0, 51, 49, 123456999, time.UTC)
-	run := newRun(at, "no run")
-	if begin, ok := beginOf(run); !ok || !begin.Equal(at.Truncate(time.Microsecond)) || !strings.HasPrefix(run, "20261126T005149.123456Z-") {
-		t.Errorf("a run of %v is called %s, which began at %v, %v", at, run, begin, ok)
-	}
-	if next := newRun(at.Add(-time.Hour), run); next[:23] != "20261126T005149.123457Z" {
-		t.Errorf("the next run is called %s", next)
-	}
-	name := segmentName(run, 12)
-	if gotRun, first, ok := parseSegmentName(name); !ok || gotRun != run || first != 12 {
-		t.Errorf("%s is %s, %d, %v", name, gotRun, first, ok)
-	}
-	for _, bad := range []string{
-		"", "x", name + "x", name[:len(name)-1], strings.ToUpper(name), strings.Replace(name, ".123", ",123", 1),
-		strings.Replace(name, "2026", "9999", 1), strings.Replace(name, "202611", "202613", 1), strings.Replace(name, "-00000", "-+0000", 1),
-		strings.Replace(name, "-0000000000", "-9000000000", 1), strings.Replace(name, "Z-", "Zx", 1),
-	} {
-		if _, _, ok := parseSegmentName(bad); ok {
-			t.Errorf("%q passes for a segment", bad)
-		}
-	}
-}
-
 func TestAppendIsBounded(t *testing.T) {
 	l := open(t, Config{Dir: t.TempDir(), MaxPending: 5})
 	defer l.end()
@@ -183,6 +101,34 @@ func TestAppendIsBounded(t *testing.T) {
 	}
 	if cap(l.spare) > keepBuffer || cap(l.Reader("a").buf) > keepBuffer {
 		t.Errorf("buffers of %d and %d bytes are kept", cap(l.spare), cap(l.Reader("a").buf))
+	}
+}
+
+// Several frames are taken all or not at all, and what is not taken is nobody's loss.
+func TestAppendAll(t *testing.T) {
+	l := open(t, Config{Dir: t.TempDir(), MaxPending: 5})
+	defer l.end()
+	big := make([]byte, MaxPayload+1)
+	for name, tt := range map[string]struct {
+		frames []Frame
+		want   bool
+	}{
+		"as many as there is room for": {[]Frame{{[]byte("one"), 2}, {[]byte("two"), 3}}, true},
+		"one too many":                 {[]Frame{{[]byte("x"), 3}, {[]byte("x"), 3}}, false},
+		"far too many":                 {[]Frame{{[]byte("x"), 1 << 62}, {[]byte("x"), 1 << 62}}, false},
+		"none in one of them":          {[]Frame{{[]byte("x"), 2}, {[]byte("x"), 0}}, false},
+		"too long":                     {[]Frame{{[]byte("x"), 1}, {big, 1}}, false},
+	} {
+		if got := l.AppendAll(tt.frames); got != tt.want || l.lost(t, "all", "queue_full") != 0 {
+			t.Errorf("%s: AppendAll() = %v, %d are counted as lost", name, got, l.lost(t, "all", "queue_full"))
+		}
+		l.flush()
+	}
+	if l.MaxPending() != 5 {
+		t.Errorf("MaxPending() = %d", l.MaxPending())
+	}
+	if got := drain(t, l.Reader("a")); !slices.Equal(got, []string{"one", "two"}) {
+		t.Errorf("read %q", got)
 	}
 }
 
@@ -291,12 +237,13 @@ func TestConfig(t *testing.T) {
 			t.Errorf("of %d bytes a segment has %d, want %d", tt.max, c.SegmentSize, tt.want)
 		}
 	}
-	bad := Config{SegmentSize: -1, SyncEvery: -1, MaxPending: -1, Readers: []string{"b", "b", "all", "A", "../x", ""}}
-	_, err := tryOpen(Config{Dir: bad.Dir, Max: -1, SegmentSize: -1, SyncEvery: -1, MaxPending: -1, Readers: bad.Readers})
+	bad := []string{"b", "b", "all", "A", "../x", ""}
+	_, err := tryOpen(Config{Max: -1, SegmentSize: -1, SyncEvery: -1, StopTime: -1, MaxPending: -1, Readers: bad})
 	want := `configuring the spool: the directory has no name
 the bound of -1 bytes is not above 0
 the segment size of -1 bytes is below 0
 the time between two syncs, -1ns, is below 0
+the time to stop, -1ns, is below 0
 the bound of -1 waiting records is below 0
 two readers are called "b"
 "all" is no name for a reader

@@ -133,31 +133,31 @@ func (l *Log) store(chunk []byte, n int64) {
 	if isFull(err) && l.freeUp() {
 		err = l.write(chunk, n)
 	}
-	if err != nil && l.settle(n) {
-		l.lose(n, err)
+	if err != nil && l.lose(n, err) {
+		l.rarely.warn("records could not be written to the spool and are lost", slog.Int64("lost", n), slog.Any("error", err))
 	}
 }
 
-// lose counts n records as not written.
-func (l *Log) lose(n int64, err error) {
+// lose counts n records as not written; false after close, which has counted them. Whoever sees that
+// they are not pending any more sees them among the lost ones.
+func (l *Log) lose(n int64, err error) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.settleLocked(n) {
+		return false
+	}
 	if errors.Is(err, errTooLarge) {
 		for _, r := range l.readers {
 			r.spoolFull.Add(float64(n))
 		}
-	} else {
-		l.metrics.writeErrors.Inc()
-		l.metrics.disk.Add(float64(n))
+		return true
 	}
-	l.rarely.warn("records could not be written to the spool and are lost", slog.Int64("lost", n), slog.Any("error", err))
+	l.metrics.writeErrors.Inc()
+	l.metrics.disk.Add(float64(n))
+	return true
 }
 
-// settle takes n records off those that are pending; false after close, which has counted them.
-func (l *Log) settle(n int64) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.settleLocked(n)
-}
-
+// settleLocked takes n records off those that are pending; false after close.
 func (l *Log) settleLocked(n int64) bool {
 	if l.closed {
 		return false
