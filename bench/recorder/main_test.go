@@ -46,10 +46,9 @@ func keep(tb testing.TB, section string) {
 	}
 }
 
-// command is what the results come from: go test's own flags as the Makefile has them, ours as they
-// were given.
+// command is what the results come from.
 func command() string {
-	line := "go test -tags e2e -run '^TestSoak$' -bench . -benchtime 1x -timeout 0 ./bench/recorder -args"
+	line := fmt.Sprintf("go test -tags e2e -run '%s' -bench '%s' -benchtime 1x -timeout 0 ./bench/recorder -args", flag.Lookup("test.run").Value, flag.Lookup("test.bench").Value)
 	flag.Visit(func(f *flag.Flag) {
 		if !strings.HasPrefix(f.Name, "test.") && f.Name != "out" {
 			line += fmt.Sprintf(" -%s %s", f.Name, f.Value)

@@ -49,13 +49,15 @@ func BenchmarkWrite(b *testing.B) {
 			address := testenv.Database(b)
 			s := openStore(b, address)
 			s.maintain(b)
-			ts := spread(benchRows, time.Now().Add(-time.Minute), c.rate)
-			text, write := asText(ts), s.put
+			write, from := s.put, time.Now()
 			if c.rows {
 				write = s.CopyRows
 			}
 			var copied, written []time.Duration
 			for b.Loop() {
+				ts := spread(benchRows, from, c.rate)
+				from = from.Add(time.Duration(benchRows / c.rate * float64(time.Second)))
+				text := asText(ts)
 				copied = append(copied, byPSQL(b, address, text))
 				began := time.Now()
 				for batch := range slices.Chunk(ts, benchBatch) {

@@ -1,9 +1,10 @@
 package history
 
 import (
-	"bytes"
 	"context"
+	"io"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -21,13 +22,53 @@ func copyRows(ctx context.Context, tx pgx.Tx, ts []traffic.Transaction, server s
 	if len(ts) == 0 {
 		return nil
 	}
-	const usual = 120 // bytes of a row
-	b := make([]byte, 0, usual*len(ts))
-	for i := range ts {
-		b = appendRow(b, &ts[i], server)
-	}
-	_, err := tx.Conn().PgConn().CopyFrom(ctx, bytes.NewReader(b), copySQL)
+	r := &rowReader{rows: ts, server: server}
+	defer r.stop()
+	_, err := tx.Conn().PgConn().CopyFrom(ctx, r, copySQL)
 	return err
+}
+
+// rowReader is rows in that format. They are made while Postgres works on those before.
+type rowReader struct {
+	server string
+
+	mu   sync.Mutex
+	rows []traffic.Transaction
+	made []byte // of which left is not read yet
+	left []byte
+}
+
+// stop gives the rows back to whoever has lent them: pgx goes on to read for a moment when the
+// connection has broken.
+func (r *rowReader) stop() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.rows, r.left = nil, nil
+}
+
+// Read never fails.
+func (r *rowReader) Read(p []byte) (n int, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.left) == 0 {
+		if len(r.rows) == 0 {
+			return 0, io.EOF
+		}
+		r.makeLocked()
+	}
+	n = copy(p, r.left)
+	r.left = r.left[n:]
+	return n, nil
+}
+
+func (r *rowReader) makeLocked() {
+	const together = 256
+	now := r.rows[:min(together, len(r.rows))]
+	r.rows, r.made = r.rows[len(now):], r.made[:0]
+	for i := range now {
+		r.made = appendRow(r.made, &now[i], r.server)
+	}
+	r.left = r.made
 }
 
 func appendRow(b []byte, t *traffic.Transaction, server string) []byte {

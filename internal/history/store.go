@@ -89,14 +89,19 @@ func (s *Store) writeOver(ctx context.Context, conn *pgx.Conn, b traffic.Batch) 
 	return fresh, err
 }
 
+// writeFresh counts the batch while Postgres reads its rows.
 func (s *Store) writeFresh(ctx context.Context, tx pgx.Tx, b *traffic.Batch) error {
-	if err := copyRows(ctx, tx, s.sample(b), b.Server); err != nil {
+	counted := make(chan *rollup.Groups, 1)
+	go func() { counted <- rollup.Group(b.Transactions, s.names) }()
+	err := copyRows(ctx, tx, s.sample(b), b.Server)
+	groups := <-counted // also after an error: the transactions are the caller's then
+	if err != nil {
 		return err
 	}
-	if err := mergeRollups(ctx, tx, rollup.Group(b.Transactions, s.names), b.Server); err != nil {
+	if err := mergeRollups(ctx, tx, groups, b.Server); err != nil {
 		return err
 	}
-	_, err := tx.Exec(ctx, `
+	_, err = tx.Exec(ctx, `
 		INSERT INTO tps_offsets (server_id, run, next_offset) VALUES ($1, $2, $3)
 		ON CONFLICT (run) DO UPDATE SET server_id = excluded.server_id, next_offset = excluded.next_offset, at = now()`, b.Server, b.Run, b.Next())
 	return err

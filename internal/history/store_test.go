@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -234,6 +236,54 @@ func TestAColumnChangesItsKind(t *testing.T) {
 			}
 			assertEndpoints(t, s.conn, written)
 		})
+	}
+}
+
+// cut is a connection that breaks in the middle of COPY, while what it sends is on its way.
+type cut struct {
+	net.Conn
+	broken, arrive chan struct{} // closed when it breaks, and to let through what was being sent then
+	once           sync.Once
+	later          chan struct{} // gets what was sent after that
+}
+
+func (c *cut) Write(b []byte) (int, error) {
+	const copied = 10_000 // other messages are shorter
+	if len(b) < copied {
+		return c.Conn.Write(b)
+	}
+	first := false
+	c.once.Do(func() { first = true; close(c.broken) })
+	if !first {
+		c.later <- struct{}{}
+		return 0, net.ErrClosed
+	}
+	_ = c.Close()
+	<-c.arrive
+	return len(b), nil
+}
+
+// After a write the transactions are the caller's again, also where the connection has broken in the
+// middle: pgx goes on to read for a moment then.
+func TestABrokenWriteLeavesTheTransactions(t *testing.T) {
+	c := &cut{broken: make(chan struct{}), arrive: make(chan struct{}), later: make(chan struct{}, 1)}
+	s := openStoreWith(t, testenv.Database(t), func(cfg *pgxpool.Config) {
+		dial := cfg.ConnConfig.DialFunc
+		cfg.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (_ net.Conn, err error) {
+			c.Conn, err = dial(ctx, network, addr)
+			return c, err
+		}
+	})
+	err := s.put(t.Context(), transactionsOf(numbered(0, 10_000)...))
+	if _, refused := errors.AsType[*traffic.RefusedError](err); err == nil || refused {
+		t.Errorf("a write whose connection broke: error %v, want one that is no refusal", err)
+	}
+	<-c.broken
+	close(c.arrive)
+	select {
+	case <-c.later:
+		t.Error("transactions are read after Write has returned")
+	case <-time.After(200 * time.Millisecond): // nothing tells that there will be none
 	}
 }
 
