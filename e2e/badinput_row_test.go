@@ -4,6 +4,7 @@ package e2e_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -68,7 +69,13 @@ func (v *victim) wantPassedOver(tb testing.TB, row, fault string, change func())
 	if after := v.metrics(tb, counted)[counted]; after != before+1 {
 		tb.Errorf("%g rows were passed over, want 1", after-before)
 	}
-	got := v.logged(tb, logged, message)
+	var got []map[string]string
+	testenv.Eventually(tb, 5*time.Second, "a line of the log", func() error { // which comes through a pipe
+		if got = v.logged(tb, logged, message); len(got) == 0 {
+			return errors.New("there is none")
+		}
+		return nil
+	})
 	if len(got) != 1 || got[0]["row"] != row || got[0]["error"] != fault || got[0]["level"] != "WARN" {
 		tb.Errorf("the log says %q, want a warning of row %s: %s", got, row, fault)
 	}
