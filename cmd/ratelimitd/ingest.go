@@ -15,6 +15,7 @@ import (
 	"github.com/mattn/go-isatty"
 	"github.com/schollz/progressbar/v3"
 
+	"github.com/tps-agent/ratelimitd/internal/admin"
 	"github.com/tps-agent/ratelimitd/internal/client"
 )
 
@@ -27,7 +28,7 @@ type ingestCmd struct {
 }
 
 func (c *ingestCmd) run(ctx context.Context, env []string, stdout, stderr io.Writer) error {
-	patience, err := parseDuration(c.Timeout)
+	patience, err := admin.ParseDuration(c.Timeout)
 	if err != nil || patience < time.Second {
 		return fmt.Errorf("--timeout %q: is not a duration of a second or more, such as 30, 30s or 5m", c.Timeout)
 	}

@@ -52,7 +52,7 @@ func (s *server) makeSinks(names *rollup.Names) (sinks []recorder.NamedSink, err
 	if s.cfg.recorder.postgresSink {
 		// The log has connections of its own: neither questions nor those who wait for their batch to be
 		// stored keep it waiting.
-		const forLog, forOthers = 3, 6
+		const forLog, forOthers = 3, 8 // 4 batches that are received, 2 questions, 2 what-ifs
 		if s.pools.log, err = newPool(s.cfg.database, forLog); err != nil {
 			return nil, err
 		}

@@ -282,23 +282,11 @@ func (r *reader) bool(name string) bool {
 }
 
 func (r *reader) duration(name string, least, most time.Duration) time.Duration {
-	d, err := parseDuration(r.values[name])
+	d, err := admin.ParseDuration(r.values[name])
 	if err != nil || d < least || d > most {
 		r.fail(name, fmt.Sprintf("is not a duration from %s to %s, such as 30, 30s, 5m or 7d", least, most))
 	}
 	return d
-}
-
-// parseDuration reads 30, 30s, 5m, 1h30m or 7d; a bare number is seconds.
-func parseDuration(s string) (time.Duration, error) {
-	if n, err := strconv.ParseInt(s, 10, 32); err == nil {
-		return time.Duration(n) * time.Second, nil
-	}
-	if days, ok := strings.CutSuffix(s, "d"); ok {
-		n, err := strconv.ParseInt(days, 10, 16)
-		return time.Duration(n) * 24 * time.Hour, err
-	}
-	return time.ParseDuration(s)
 }
 
 func (r *reader) oneOf(name string, allowed ...string) string {

@@ -11,6 +11,7 @@ import (
 	"github.com/docker/go-units"
 
 	"github.com/tps-agent/ratelimitd/internal/accesslog"
+	"github.com/tps-agent/ratelimitd/internal/admin"
 	"github.com/tps-agent/ratelimitd/internal/collector"
 	"github.com/tps-agent/ratelimitd/internal/history"
 )
@@ -109,7 +110,7 @@ func (r *reader) retention(name string) history.Retention {
 	for pair := range strings.SplitSeq(r.values[name], ",") {
 		kind, text, _ := strings.Cut(strings.TrimSpace(pair), "=")
 		to, known := fields[kind]
-		d, err := parseDuration(text)
+		d, err := admin.ParseDuration(text)
 		switch {
 		case !known:
 			r.fail(name, fmt.Sprintf("%q is not raw, second, minute or hour, or comes twice", kind))

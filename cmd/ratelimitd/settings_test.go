@@ -362,20 +362,3 @@ func TestUnknownVariables(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", d)
 	}
 }
-
-func TestParseDuration(t *testing.T) {
-	const day = 24 * time.Hour
-	for s, want := range map[string]time.Duration{
-		"0": 0, "30": 30 * time.Second, "30s": 30 * time.Second, "5m": 5 * time.Minute, "7d": 7 * day, "1h30m": 90 * time.Minute, "250ms": 250 * time.Millisecond,
-		"-5": -5 * time.Second, "2147483647": 2147483647 * time.Second, "32767d": 32767 * day, "1.5s": 1500 * time.Millisecond,
-	} {
-		if got, err := parseDuration(s); err != nil || got != want {
-			t.Errorf("%q: %v, %v; want %v", s, got, err, want)
-		}
-	}
-	for _, s := range []string{"", "x", "30 s", "5M", "d", "1.5d", "2147483648", "32768d", "1d12h", "0x10", "٣"} {
-		if got, err := parseDuration(s); err == nil {
-			t.Errorf("%q is %v, want an error", s, got)
-		}
-	}
-}

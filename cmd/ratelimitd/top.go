@@ -13,6 +13,7 @@ import (
 
 	"github.com/mattn/go-isatty"
 
+	"github.com/tps-agent/ratelimitd/internal/admin"
 	"github.com/tps-agent/ratelimitd/internal/client"
 )
 
@@ -28,7 +29,7 @@ type topCmd struct {
 }
 
 func (c *topCmd) run(ctx context.Context, env []string, stdout io.Writer) error {
-	window, err := parseDuration(c.Window)
+	window, err := admin.ParseDuration(c.Window)
 	if err != nil || window < time.Second {
 		return fmt.Errorf("--window %q: is not a duration of a second or more, such as 30, 30s, 5m or 1h", c.Window)
 	}

@@ -9,6 +9,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/tps-agent/ratelimitd/internal/admin"
 	"github.com/tps-agent/ratelimitd/internal/client"
 	"github.com/tps-agent/ratelimitd/internal/limits"
 )
@@ -24,7 +25,7 @@ func (f *whatIfFlags) ask(ctx context.Context, api *client.Client, row limits.Ro
 	span := time.Duration(0)
 	if f.Range != "" {
 		var err error
-		if span, err = parseDuration(f.Range); err != nil || span < time.Second {
+		if span, err = admin.ParseDuration(f.Range); err != nil || span < time.Second {
 			return fmt.Errorf("--range %q: is not a duration of a second or more, such as 30, 30s, 5m, 1h or 7d", f.Range)
 		}
 	}

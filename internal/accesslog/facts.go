@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tps-agent/ratelimitd/internal/traffic"
+	"github.com/tps-agent/ratelimitd/internal/validjson"
 )
 
 // facts is what a record has told. Its strings alias the record.
@@ -45,7 +46,7 @@ func (f *facts) tell(path []byte, name string, s scalar, at int) {
 func (f *facts) tellText(text string, path []byte, at int) {
 	if b := []byte(text); isObject(b) && json.Valid(b) {
 		o := jsonObject{facts: f, whole: b, inText: true, at: at}
-		o.tell(skipSpace(b, 0), path, 0)
+		o.tell(validjson.SkipSpace(b, 0), path, 0)
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"strconv"
 	"unsafe"
+
+	"github.com/tps-agent/ratelimitd/internal/validjson"
 )
 
 // What stands here reads JSON that encoding/json has found valid: so nothing that it looks for is
@@ -30,14 +32,14 @@ func isObject(b []byte) bool {
 // tell tells the members of the object that begins at a byte. Its own name is in path.
 func (o *jsonObject) tell(at int, path []byte, depth int) {
 	b := o.whole
-	for i := skipSpace(b, at+1); b[i] != '}'; {
+	for i := validjson.SkipSpace(b, at+1); b[i] != '}'; {
 		if b[i] == ',' {
-			i = skipSpace(b, i+1)
+			i = validjson.SkipSpace(b, i+1)
 		}
-		nameEnd := textEnd(b, i)
-		value := skipSpace(b, skipSpace(b, nameEnd)+1) // over the colon
+		nameEnd := validjson.TextEnd(b, i)
+		value := validjson.SkipSpace(b, validjson.SkipSpace(b, nameEnd)+1) // over the colon
 		o.member(b[i:nameEnd], value, path, depth)
-		i = skipSpace(b, valueEnd(b, value))
+		i = validjson.SkipSpace(b, validjson.ValueEnd(b, value))
 	}
 }
 
@@ -57,7 +59,7 @@ func (o *jsonObject) member(quoted []byte, at int, path []byte, depth int) {
 
 // scalar reads the value that begins at a byte; one of objects and lists says nothing.
 func (o *jsonObject) scalar(at int) scalar {
-	b := o.whole[at:valueEnd(o.whole, at)]
+	b := o.whole[at:validjson.ValueEnd(o.whole, at)]
 	switch b[0] {
 	case '"':
 		return textScalar(unquote(b))
@@ -88,51 +90,4 @@ func unquote(quoted []byte) string {
 
 func alias(b []byte) string {
 	return unsafe.String(unsafe.SliceData(b), len(b)) //nolint:gosec // facts are used while the record is there
-}
-
-func skipSpace(b []byte, i int) int {
-	for b[i] == ' ' || b[i] == '\t' || b[i] == '\r' || b[i] == '\n' {
-		i++
-	}
-	return i
-}
-
-// valueEnd returns where the value ends that begins at i.
-func valueEnd(b []byte, i int) int {
-	switch b[i] {
-	case '"':
-		return textEnd(b, i)
-	case '{', '[':
-		return nestedEnd(b, i)
-	}
-	for b[i] > ' ' && b[i] != ',' && b[i] != '}' && b[i] != ']' {
-		i++
-	}
-	return i
-}
-
-func textEnd(b []byte, i int) int {
-	for i++; b[i] != '"'; i++ {
-		if b[i] == '\\' {
-			i++
-		}
-	}
-	return i + 1
-}
-
-func nestedEnd(b []byte, i int) int {
-	for depth := 0; ; {
-		switch b[i] {
-		case '"':
-			i = textEnd(b, i)
-			continue
-		case '{', '[':
-			depth++
-		case '}', ']':
-			depth--
-		}
-		if i++; depth == 0 {
-			return i
-		}
-	}
 }

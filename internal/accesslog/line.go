@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tps-agent/ratelimitd/internal/traffic"
+	"github.com/tps-agent/ratelimitd/internal/validjson"
 )
 
 // Line reads one line of an access log in JSON (json_format of Envoy), whose names the user has
@@ -69,7 +70,7 @@ func (m *Mapping) readLine(line []byte, e *entry) (ofRequest bool, err error) {
 	}
 	f := facts{vocabulary: &m.vocabulary}
 	o := jsonObject{facts: &f, whole: line}
-	o.tell(skipSpace(line, 0), make([]byte, 0, mostPath), 0)
+	o.tell(validjson.SkipSpace(line, 0), make([]byte, 0, mostPath), 0)
 	if !f.ofRequest() {
 		return false, nil
 	}

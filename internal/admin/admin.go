@@ -80,7 +80,8 @@ type api struct {
 	tokens      []Token
 	bodyTimeout time.Duration
 	streams     streams
-	building    chan struct{} // has an element while figures are put together
+	fromMemory  chan struct{} // has an element while figures are put together from memory
+	fromStore   chan struct{} // and one for each question that a store is asked
 	asking      chan struct{} // one for each client that is given figures
 	replays     chan struct{} // of what-ifs under way
 	reading     chan struct{} // has an element for each body of transactions that is read
@@ -88,7 +89,11 @@ type api struct {
 
 // New returns the handler of every path on the HTTP port.
 func New(cfg Config, deps Deps) http.Handler {
-	a := &api{Deps: deps, tokens: cfg.Tokens, bodyTimeout: cfg.BodyTimeout, streams: streams{shared: make(map[StatsQuery]*sharedEvent)}, building: make(chan struct{}, 1), asking: make(chan struct{}, mostAsking), replays: make(chan struct{}, replaysAtOnce), reading: make(chan struct{}, mostReading)}
+	a := &api{
+		Deps: deps, tokens: cfg.Tokens, bodyTimeout: cfg.BodyTimeout, streams: streams{shared: make(map[StatsQuery]*sharedEvent)},
+		fromMemory: make(chan struct{}, 1), fromStore: make(chan struct{}, storeQuestions), asking: make(chan struct{}, mostAsking),
+		replays: make(chan struct{}, replaysAtOnce), reading: make(chan struct{}, mostReading),
+	}
 	a.WhatIfRange = cmp.Or(a.WhatIfRange, time.Hour)
 	if a.bodyTimeout <= 0 {
 		a.bodyTimeout = httpjson.DefaultBodyTimeout

@@ -38,6 +38,11 @@ func (q *StatsQuery) Refuse(reason string) error {
 	return &limits.FieldError{Field: "from", Value: q.From.Format(time.RFC3339), Reason: reason}
 }
 
+// short tells whether what is in memory answers the query.
+func (q *StatsQuery) short() bool {
+	return q.Window > 0 && q.Window <= rollup.MaxWindow && !q.Stored
+}
+
 func (q *StatsQuery) wants(k rollup.Key) bool {
 	return (q.Domain == "" || q.Domain == k.Domain) && (q.Gateway == "" || q.Gateway == k.Gateway) && (q.Endpoint == "" || q.Endpoint == k.Endpoint)
 }
@@ -127,17 +132,25 @@ func (a *api) stats(w http.ResponseWriter, r *http.Request) {
 // mostAsking bounds the answers that are made or sent at once: with 10,000 names each has megabytes.
 const mostAsking = 16
 
+// storeQuestions are put to a store at once, beside what-ifs.
+const storeQuestions = 2
+
 // longestQuestion is how long an answer out of the past may take.
 const longestQuestion = 30 * time.Second
 
-// shownStats answers one question at a time: with 10,000 names each takes tens of milliseconds of a
-// processor, which decisions need.
+// shownStats answers one question to the memory at a time: with 10,000 names each takes tens of
+// milliseconds of a processor, which decisions need. Those to a store, which may hang, have turns of
+// their own.
 func (a *api) shownStats(ctx context.Context, q StatsQuery) (*shownStats, error) {
 	ctx, cancel := context.WithTimeout(ctx, longestQuestion)
 	defer cancel()
+	turns := a.fromStore
+	if q.short() {
+		turns = a.fromMemory
+	}
 	select {
-	case a.building <- struct{}{}:
-		defer func() { <-a.building }()
+	case turns <- struct{}{}:
+		defer func() { <-turns }()
 	case <-ctx.Done():
 		return nil, fmt.Errorf("waiting for other questions: %w", ctx.Err())
 	}

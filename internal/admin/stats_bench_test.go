@@ -20,7 +20,7 @@ func BenchmarkStatsEvent(b *testing.B) {
 			for i := range 10 * endpoints {
 				w.Add(time.Now().Add(-time.Second), &traffic.Transaction{Duration: time.Duration(i) * time.Microsecond, Success: true}, rollup.Key{Domain: "edge", Gateway: fmt.Sprint("gateway-", i%20), Endpoint: fmt.Sprint("/v1/endpoints/", i%endpoints)})
 			}
-			a := &api{building: make(chan struct{}, 1), Deps: Deps{Stats: func(_ context.Context, q StatsQuery) (StatsAnswer, error) {
+			a := &api{fromMemory: make(chan struct{}, 1), Deps: Deps{Stats: func(_ context.Context, q StatsQuery) (StatsAnswer, error) {
 				snap, err := w.Snapshot(time.Now(), q.Window)
 				return StatsAnswer{Snapshot: snap, Source: SourceMemory}, err
 			}}}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -271,6 +272,46 @@ func TestStatsThatCannotBeHad(t *testing.T) {
 		}})
 		for _, path := range []string{"/api/v1/stats", "/api/v1/stats?window=5m", "/api/v1/stats/stream?window=5m"} {
 			s.get(t, path).wantProblem(t, c.code, c.want)
+		}
+	}
+}
+
+// However many questions hang in a store, those to the memory are answered.
+func TestStatsOfMemoryDoNotWaitForAStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hung := make(chan struct{})
+		h := handler(admin.Deps{Stats: func(_ context.Context, q admin.StatsQuery) (admin.StatsAnswer, error) {
+			if q.Window > time.Hour {
+				<-hung
+			}
+			return admin.StatsAnswer{Source: admin.SourceMemory}, nil
+		}})
+		var all sync.WaitGroup
+		for range 10 {
+			all.Go(func() { ask(t, h, "/api/v1/stats?window=7d") })
+		}
+		synctest.Wait()
+		if code, body := ask(t, h, "/api/v1/stats?window=10s"); code != http.StatusOK {
+			t.Errorf("a question to the memory is answered with %d %s", code, body)
+		}
+		close(hung)
+		all.Wait()
+	})
+}
+
+func TestParseDuration(t *testing.T) {
+	const day = 24 * time.Hour
+	for s, want := range map[string]time.Duration{
+		"0": 0, "30": 30 * time.Second, "30s": 30 * time.Second, "5m": 5 * time.Minute, "7d": 7 * day, "1h30m": 90 * time.Minute, "250ms": 250 * time.Millisecond,
+		"-5": -5 * time.Second, "2147483647": 2147483647 * time.Second, "32767d": 32767 * day, "1.5s": 1500 * time.Millisecond,
+	} {
+		if got, err := admin.ParseDuration(s); err != nil || got != want {
+			t.Errorf("%q: %v, %v; want %v", s, got, err, want)
+		}
+	}
+	for _, s := range []string{"", "x", "30 s", "5M", "d", "1.5d", "2147483648", "32768d", "1d12h", "0x10", "٣"} {
+		if got, err := admin.ParseDuration(s); err == nil {
+			t.Errorf("%q is %v, want an error", s, got)
 		}
 	}
 }

@@ -275,7 +275,8 @@ func (s *sum) add(answer *SecondsAnswer, l *limits.Limit) error {
 	if answer.Counts == nil {
 		return nil
 	}
-	o, err := rollup.WhatIf(rollup.Limit{MaxTPS: l.MaxTPS, PerSeconds: l.Seconds(), Burst: l.Burst, MaxWaitMS: l.MaxWaitMS}, answer.Counts)
+	replayed := rollup.Limit{MaxTPS: l.MaxTPS, PerSeconds: l.Seconds(), Capacity: int64(l.Compile(0).Capacity()), MaxWaitMS: l.MaxWaitMS} //nolint:gosec // at most limits.MaxBurst
+	o, err := rollup.WhatIf(replayed, answer.Counts)
 	if err != nil {
 		return err
 	}

@@ -205,6 +205,22 @@ func TestWhatIfCountsAsTheLimitWould(t *testing.T) {
 	}
 }
 
+// A limit that says no burst has the one that it would be in force with.
+func TestWhatIfHasTheBurstOfTheLimit(t *testing.T) {
+	m := measured{}
+	m.per(rollup.Key{Domain: "edge", Gateway: "shop"}, 0, 1, 1000)
+	s := start(t, options{stats: m.stats, seconds: m.seconds})
+	for limit, want := range map[string]int64{ // of the one second there is, refused if all come at its begin
+		`"max_tps":0`: 1000, `"max_tps":0,"burst":5`: 1000, `"max_tps":0,"max_wait_ms":1000`: 1000,
+		`"max_tps":3`: 997, `"max_tps":95`: 990, `"max_tps":101`: 989,
+		`"max_tps":500,"per_seconds":60`: 500, `"max_tps":500,"burst":70`: 930, `"max_tps":100,"burst":10,"max_wait_ms":2000`: 790,
+	} {
+		if got := s.whatIf(t, `{"gateway":"shop",`+limit+`}`); got.Offered != 1000 || got.Refused.Most != want {
+			t.Errorf("%s: %d offered, %+v refused; want 1000 and at most %d", limit, got.Offered, got.Refused, want)
+		}
+	}
+}
+
 func TestWhatIfBodies(t *testing.T) {
 	var asked *admin.SecondsQuery
 	m := measured{}

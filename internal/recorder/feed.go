@@ -140,7 +140,7 @@ func (f *feed) step(ctx context.Context, p *pauses) (n int, err error) {
 		return 0, err
 	}
 	for b := range f.batches(ctx, &chunk) {
-		stored, err := f.write(ctx, b)
+		stored, err := f.write(ctx, f.Sink, b)
 		f.metrics.written.WithLabelValues(f.Name).Add(float64(stored.n - stored.refused))
 		f.commit(ctx, spool.Position{Run: b.Run, Offset: b.First + int64(stored.n)})
 		if err != nil {
@@ -206,15 +206,11 @@ type stored struct {
 	refused int // of these will never be taken
 }
 
-// write stores a batch of the log.
-func (f *feed) write(ctx context.Context, b traffic.Batch) (stored, error) {
-	return f.writeTo(ctx, f.Sink, b)
-}
-
-// writeTo stores a batch. What is refused is written in halves, until only the rows at fault are left
-// over; these are dropped and counted. One of them costs two more writes for each time that the
-// batch can be halved. With an error a part of the batch may be done with.
-func (f *feed) writeTo(ctx context.Context, sink Sink, b traffic.Batch) (stored, error) {
+// write stores a batch in the sink, over one or the other of its connections. What is refused is
+// written in halves, until only the rows at fault are left over; these are dropped and counted. One of
+// them costs two more writes for each time that the batch can be halved. With an error a part of the
+// batch may be done with.
+func (f *feed) write(ctx context.Context, sink Sink, b traffic.Batch) (stored, error) {
 	fresh, err := sink.Write(ctx, b)
 	_, refused := errors.AsType[*traffic.RefusedError](err)
 	switch {
@@ -232,11 +228,11 @@ func (f *feed) writeTo(ctx context.Context, sink Sink, b traffic.Batch) (stored,
 	}
 	half := b
 	half.Transactions = b.Transactions[:len(b.Transactions)/2]
-	first, err := f.writeTo(ctx, sink, half)
+	first, err := f.write(ctx, sink, half)
 	if err != nil {
 		return first, err
 	}
-	second, err := f.writeTo(ctx, sink, b.From(half.Next()))
+	second, err := f.write(ctx, sink, b.From(half.Next()))
 	return stored{first.n + second.n, first.fresh + second.fresh, first.refused + second.refused}, err
 }
 

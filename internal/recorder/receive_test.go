@@ -79,13 +79,13 @@ func TestReceiveWithTwoSinks(t *testing.T) {
 	assertTaken(t, second, []string{"a", "b"})
 }
 
-// At the bound of batches that are stored at once the next one is turned away, and takes no place.
+// Four batches are stored at once and twelve wait; the next one is turned away, and takes no place.
 func TestReceiveIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sink, open := &memory{began: time.Now()}, make(chan struct{})
 		sink.write = func(context.Context, []string) error { <-open; return nil }
 		r := run(t, config(), sinks(sink)...)
-		const most = 4
+		const most = 16
 		results := make(chan error, most)
 		for i := range most {
 			go func() {

@@ -14,6 +14,9 @@ type Codec struct{}
 // unmarshaler decodes itself. It must not keep b.
 type unmarshaler interface{ UnmarshalWire(b []byte) error }
 
+// reuser has memory for a message that comes in pieces, which its next one may have again.
+type reuser interface{ Buffer(size int) []byte }
+
 // marshaler appends itself to b.
 type marshaler interface {
 	MarshalWire(b []byte) ([]byte, error)
@@ -54,6 +57,11 @@ func (Codec) Unmarshal(data mem.BufferSlice, v any) error {
 	}
 	if len(data) == 1 {
 		return m.UnmarshalWire(data[0].ReadOnlyData())
+	}
+	if r, ok := v.(reuser); ok {
+		whole := r.Buffer(data.Len())
+		data.CopyTo(whole)
+		return m.UnmarshalWire(whole)
 	}
 	return m.UnmarshalWire(data.Materialize())
 }

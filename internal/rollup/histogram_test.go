@@ -47,7 +47,7 @@ func exactQuantile(sorted []time.Duration, q float64) time.Duration {
 }
 
 func TestQuantileIsWithinRelativeError(t *testing.T) {
-	believed := rapid.Map(someDuration(), func(d time.Duration) time.Duration { return min(max(d, 0), Bound(last-1)) })
+	believed := rapid.Map(someDuration(), func(d time.Duration) time.Duration { return min(max(d, 0), bound(last-1)) })
 	rapid.Check(t, func(t *rapid.T) {
 		durations := rapid.SliceOfN(believed, 1, 200).Draw(t, "durations")
 		q := rapid.Float64Range(0, 1).Draw(t, "q")

@@ -46,9 +46,6 @@ func BucketOf(d time.Duration) uint8 {
 // and for bucket 255, which has no end.
 func Value(i uint8) time.Duration { return table.values[i] }
 
-// Bound returns the longest duration of a bucket; for bucket 255 the longest there is.
-func Bound(i uint8) time.Duration { return time.Duration(table.bounds[i]) } //nolint:gosec // at most math.MaxInt64
-
 // A cell is the numbers of nanoseconds that agree in their highest bit and in the cellBits bits
 // below it. The widest one reaches to 17/16 of its begin, a bucket to 21/19.
 const (

@@ -31,14 +31,14 @@ func exactBucket(bounds []time.Duration, d time.Duration) uint8 {
 func TestBoundsAreExact(t *testing.T) {
 	bounds := exactBounds()
 	for i, want := range bounds {
-		if got := Bound(uint8(i)); got != want {
-			t.Errorf("Bound(%d) = %d ns, want %d ns", i, got, want)
+		if got := bound(uint8(i)); got != want {
+			t.Errorf("bucket %d ends with %d ns, want %d ns", i, got, want)
 		}
 	}
-	if got := Bound(last); got != math.MaxInt64 {
-		t.Errorf("Bound(%d) = %d, want the longest duration", last, got)
+	if got := bound(last); got != math.MaxInt64 {
+		t.Errorf("bucket %d ends with %d, want the longest duration", last, got)
 	}
-	if got := Bound(last - 1).Round(time.Hour); got != 30*time.Hour {
+	if got := bound(last - 1).Round(time.Hour); got != 30*time.Hour {
 		t.Errorf("the last bucket begins at %v, want 30h", got)
 	}
 }
@@ -86,7 +86,7 @@ func TestBucketOfIsExact(t *testing.T) {
 
 func TestValueIsNearAllOfItsBucket(t *testing.T) {
 	for i := 1; i < last; i++ {
-		shortest, longest := Bound(uint8(i-1))+1, Bound(uint8(i))
+		shortest, longest := bound(uint8(i-1))+1, bound(uint8(i))
 		for _, d := range []time.Duration{shortest, (shortest + longest) / 2, longest} {
 			off := math.Abs(float64(Value(uint8(i)) - d))
 			if off > RelativeError*float64(d)+1 {
@@ -97,8 +97,8 @@ func TestValueIsNearAllOfItsBucket(t *testing.T) {
 	if got := Value(0); got < 0 || got > time.Microsecond {
 		t.Errorf("Value(0) = %v, want something within the bucket of up to 1 µs", got)
 	}
-	if got := Value(last); got <= Bound(last-1) {
-		t.Errorf("Value(%d) = %v, want something within the bucket beyond %v", last, got, Bound(last-1))
+	if got := Value(last); got <= bound(last-1) {
+		t.Errorf("Value(%d) = %v, want something within the bucket beyond %v", last, got, bound(last-1))
 	}
 }
 
@@ -114,3 +114,6 @@ func BenchmarkBucketOf(b *testing.B) {
 		b.Fatal("all in bucket 0")
 	}
 }
+
+// bound returns the longest duration of a bucket; for the last one the longest there is.
+func bound(i uint8) time.Duration { return time.Duration(table.bounds[i]) }

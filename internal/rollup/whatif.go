@@ -8,20 +8,24 @@ import (
 	"time"
 )
 
-// Limit is a token bucket that somebody thinks of: the fields are those of a row of tps_limits.
+// Limit is a token bucket that somebody thinks of. The names in its errors are those of the columns of
+// tps_limits; the capacity is that of limits.Limit.
 type Limit struct {
 	MaxTPS     int64 // transactions per window, 0 to 1e9; 0 refuses everything
 	PerSeconds int64 // length of the window, up to 366 days; 0 = 1
-	Burst      int64 // 1 to 1e9; 0 = max(⌈MaxTPS/10⌉, min(MaxTPS, 10)), and MaxTPS for a window that is longer than a second
+	Capacity   int64 // tokens of a full bucket, 1 to 1e9; 0 where MaxTPS is 0, and only there
 	MaxWaitMS  int64 // 0 to 30 minutes; 0 = nobody waits
 }
 
 // validate returns all faults at once.
-func (l *Limit) validate() error {
-	return errors.Join(
+func (l *Limit) validate() (err error) {
+	if (l.Capacity == 0) != (l.MaxTPS == 0) {
+		err = fmt.Errorf("capacity %d: does not go with max_tps %d, only 0 goes with 0", l.Capacity, l.MaxTPS)
+	}
+	return errors.Join(err,
 		within("max_tps", l.MaxTPS, 1e9),
 		within("per_seconds", l.PerSeconds, 366*24*3600),
-		within("burst", l.Burst, 1e9),
+		within("capacity", l.Capacity, 1e9),
 		within("max_wait_ms", l.MaxWaitMS, 1_800_000),
 	)
 }
@@ -31,18 +35,6 @@ func within(name string, n, most int64) error {
 		return fmt.Errorf("%s %d: is not within 0 to %d", name, n, most)
 	}
 	return nil
-}
-
-func (l *Limit) capacity() int64 {
-	switch {
-	case l.MaxTPS == 0:
-		return 0
-	case l.Burst > 0:
-		return l.Burst
-	case l.PerSeconds > 1:
-		return l.MaxTPS
-	}
-	return max((l.MaxTPS+9)/10, min(l.MaxTPS, 10))
 }
 
 // Outcome is what a limit would have done.
@@ -68,17 +60,6 @@ func (m Minute) Begin() time.Time { return time.Unix(m.Unix, 0).UTC() }
 
 // Share is the part of its requests that would have been refused, 0 to 1.
 func (m Minute) Share() float64 { return float64(m.Refused) / float64(max(m.Offered, 1)) }
-
-// Worst returns the minute in which the most would have been refused, the first of several. ok is
-// false where nothing would have been.
-func (o *Outcome) Worst() (worst Minute, ok bool) {
-	for _, m := range o.Minutes {
-		if m.Refused > worst.Refused {
-			worst = m
-		}
-	}
-	return worst, worst.Refused > 0
-}
 
 // WhatIf tells what a limit would have done to the requests of one key, or of several that would
 // share it. They come as pairs of a second (since 1970) and how many there were in it, the throttled

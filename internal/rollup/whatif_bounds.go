@@ -19,13 +19,13 @@ type bucket struct {
 // bucket for which that is too large (a hundred million in a window of months) takes 1/PerSeconds,
 // and its bottom is rounded down.
 func newBucket(l *Limit) bucket {
-	perSecond, capacity, fine := max(l.PerSeconds, 1), l.capacity(), int64(1000)
-	if capacity > math.MaxInt64/4/fine/perSecond {
+	perSecond, fine := max(l.PerSeconds, 1), int64(1000)
+	if l.Capacity > math.MaxInt64/4/fine/perSecond {
 		fine = 1
 	}
 	b := bucket{token: perSecond * fine, refill: l.MaxTPS * fine}
 	b.bottom = l.MaxTPS * l.MaxWaitMS * fine / 1000 // at most 1.8e18
-	b.capacity = capacity*b.token + b.bottom        // at most 2.3e18 + 1.8e18
+	b.capacity = l.Capacity*b.token + b.bottom      // at most 2.3e18 + 1.8e18
 	return b
 }
 

@@ -24,19 +24,19 @@ func TestWhatIfEstimatesRandomRequests(t *testing.T) {
 		l            Limit
 		within, held float64 // shares
 	}{
-		{Limit{MaxTPS: 1, Burst: 1}, 0.025, 0},
-		{Limit{MaxTPS: 3}, 0.025, 0},
-		{Limit{MaxTPS: 10}, 0.005, 0},
-		{Limit{MaxTPS: 100}, 0.005, 0},
-		{Limit{MaxTPS: 100, Burst: 1}, 0.025, 0},
-		{Limit{MaxTPS: 100, Burst: 100}, 0.005, 0},
-		{Limit{MaxTPS: 1000}, 0.005, 0},
-		{Limit{MaxTPS: 1000, Burst: 3}, 0.025, 0},
-		{Limit{MaxTPS: 6, PerSeconds: 60}, 0.005, 0},
-		{Limit{MaxTPS: 10, MaxWaitMS: 1000}, 0.005, 0.1},
-		{Limit{MaxTPS: 100, MaxWaitMS: 1000}, 0.005, 0.1},
-		{Limit{MaxTPS: 1000, Burst: 10, MaxWaitMS: 20}, 0.005, 0.1},
-		{Limit{MaxTPS: 1000, MaxWaitMS: 100}, 0.005, 0.1},
+		{Limit{MaxTPS: 1, Capacity: 1}, 0.025, 0},
+		{Limit{MaxTPS: 3, Capacity: 3}, 0.025, 0},
+		{Limit{MaxTPS: 10, Capacity: 10}, 0.005, 0},
+		{Limit{MaxTPS: 100, Capacity: 10}, 0.005, 0},
+		{Limit{MaxTPS: 100, Capacity: 1}, 0.025, 0},
+		{Limit{MaxTPS: 100, Capacity: 100}, 0.005, 0},
+		{Limit{MaxTPS: 1000, Capacity: 100}, 0.005, 0},
+		{Limit{MaxTPS: 1000, Capacity: 3}, 0.025, 0},
+		{Limit{MaxTPS: 6, PerSeconds: 60, Capacity: 6}, 0.005, 0},
+		{Limit{MaxTPS: 10, Capacity: 10, MaxWaitMS: 1000}, 0.005, 0.1},
+		{Limit{MaxTPS: 100, Capacity: 10, MaxWaitMS: 1000}, 0.005, 0.1},
+		{Limit{MaxTPS: 1000, Capacity: 10, MaxWaitMS: 20}, 0.005, 0.1},
+		{Limit{MaxTPS: 1000, Capacity: 100, MaxWaitMS: 100}, 0.005, 0.1},
 	} {
 		for _, load := range []float64{0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1, 1.05, 1.2, 2} {
 			perSecond := load * float64(c.l.MaxTPS) / float64(max(c.l.PerSeconds, 1))
@@ -75,13 +75,13 @@ func BenchmarkWhatIf(b *testing.B) {
 		name string
 		l    Limit
 	}{
-		{"enough", Limit{MaxTPS: 5000}},
-		{"peaks", Limit{MaxTPS: 900}},
-		{"tight", Limit{MaxTPS: 500}},
-		{"holds", Limit{MaxTPS: 500, MaxWaitMS: 2000}},
-		{"burst=1", Limit{MaxTPS: 500, Burst: 1}},
-		{"burst=1200", Limit{MaxTPS: 500, Burst: 1200}},
-		{"minute", Limit{MaxTPS: 30_000, PerSeconds: 60}},
+		{"enough", Limit{MaxTPS: 5000, Capacity: 500}},
+		{"peaks", Limit{MaxTPS: 900, Capacity: 90}},
+		{"tight", Limit{MaxTPS: 500, Capacity: 50}},
+		{"holds", Limit{MaxTPS: 500, Capacity: 50, MaxWaitMS: 2000}},
+		{"burst=1", Limit{MaxTPS: 500, Capacity: 1}},
+		{"burst=1200", Limit{MaxTPS: 500, Capacity: 1200}},
+		{"minute", Limit{MaxTPS: 30_000, PerSeconds: 60, Capacity: 30_000}},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			b.ReportAllocs()

@@ -33,15 +33,7 @@ type exact struct {
 func newExact(l Limit) *exact {
 	perSecond := max(l.PerSeconds, 1)
 	e := &exact{token: perSecond * 1e9, perNS: l.MaxTPS, patience: l.MaxTPS * l.MaxWaitMS * 1e6}
-	switch {
-	case l.MaxTPS == 0:
-	case l.Burst > 0:
-		e.capacity = l.Burst * e.token
-	case perSecond > 1:
-		e.capacity = l.MaxTPS * e.token
-	default:
-		e.capacity = int64(math.Max(math.Ceil(float64(l.MaxTPS)/10), math.Min(float64(l.MaxTPS), 10))) * e.token
-	}
+	e.capacity = l.Capacity * e.token
 	e.level = e.capacity
 	return e
 }
@@ -61,12 +53,15 @@ func (e *exact) arrive(nowNS int64) {
 
 func anyLimit() *rapid.Generator[Limit] {
 	return rapid.Custom(func(t *rapid.T) Limit {
-		return Limit{
+		l := Limit{
 			MaxTPS:     rapid.Int64Range(0, 30).Draw(t, "max_tps"),
 			PerSeconds: rapid.SampledFrom([]int64{0, 1, 1, 2, 7, 60}).Draw(t, "per_seconds"),
-			Burst:      rapid.OneOf(rapid.Just[int64](0), rapid.Int64Range(1, 60)).Draw(t, "burst"),
 			MaxWaitMS:  rapid.SampledFrom([]int64{0, 0, 1, 333, 1000, 2500, 10_000}).Draw(t, "max_wait_ms"),
 		}
+		if l.MaxTPS > 0 {
+			l.Capacity = rapid.OneOf(rapid.Just(l.MaxTPS), rapid.Int64Range(1, 60)).Draw(t, "capacity")
+		}
+		return l
 	})
 }
 
@@ -141,16 +136,16 @@ func TestWhatIfBoundsAreReached(t *testing.T) {
 		l      Limit
 		counts []int64
 	}{
-		{Limit{MaxTPS: 4, Burst: 1}, []int64{2, 3, 4}},
-		{Limit{MaxTPS: 4, Burst: 2}, []int64{3, 3, 3}},
-		{Limit{MaxTPS: 4, Burst: 3}, []int64{5, 2, 4}},
-		{Limit{MaxTPS: 4}, []int64{5, 4, 1}},
-		{Limit{MaxTPS: 4, Burst: 6}, []int64{6, 6, 2}},
-		{Limit{MaxTPS: 4, Burst: 2, MaxWaitMS: 250}, []int64{4, 4, 4}},
-		{Limit{MaxTPS: 4, Burst: 1, MaxWaitMS: 1000}, []int64{6, 5, 3}},
-		{Limit{MaxTPS: 8, PerSeconds: 2}, []int64{9, 3, 5}},
-		{Limit{MaxTPS: 4}, []int64{2, 2, 2}},
-		{Limit{MaxTPS: 4, Burst: 2}, []int64{1, 3, 3}}, // worst: at the end, at the end, at the begin
+		{Limit{MaxTPS: 4, Capacity: 1}, []int64{2, 3, 4}},
+		{Limit{MaxTPS: 4, Capacity: 2}, []int64{3, 3, 3}},
+		{Limit{MaxTPS: 4, Capacity: 3}, []int64{5, 2, 4}},
+		{Limit{MaxTPS: 4, Capacity: 4}, []int64{5, 4, 1}},
+		{Limit{MaxTPS: 4, Capacity: 6}, []int64{6, 6, 2}},
+		{Limit{MaxTPS: 4, Capacity: 2, MaxWaitMS: 250}, []int64{4, 4, 4}},
+		{Limit{MaxTPS: 4, Capacity: 1, MaxWaitMS: 1000}, []int64{6, 5, 3}},
+		{Limit{MaxTPS: 8, PerSeconds: 2, Capacity: 8}, []int64{9, 3, 5}},
+		{Limit{MaxTPS: 4, Capacity: 4}, []int64{2, 2, 2}},
+		{Limit{MaxTPS: 4, Capacity: 2}, []int64{1, 3, 3}}, // worst: at the end, at the end, at the begin
 	} {
 		got, err := WhatIf(c.l, loadOf(c.counts))
 		x := extremes{counts: c.counts, least: math.MaxInt64}
@@ -163,7 +158,7 @@ func TestWhatIfBoundsAreReached(t *testing.T) {
 
 // TestWhatIfMergesPaths: more paths than are kept make a looser bound, never a wrong one.
 func TestWhatIfMergesPaths(t *testing.T) {
-	b := newBucket(&Limit{MaxTPS: 1000, Burst: 1000})
+	b := newBucket(&Limit{MaxTPS: 1000, Capacity: 1000})
 	few, all := most{bucket: b}, most{bucket: b}
 	for i := range int64(3 * maxPaths) {
 		p := path{level: (i*i + i) * 30_000 / 2, passed: 1000 - 10*i}
@@ -209,7 +204,7 @@ func TestWhatIfOfMinutes(t *testing.T) {
 			counts[i] = 300
 		}
 	}
-	got, err := WhatIf(Limit{MaxTPS: 100, Burst: 100}, loadOf(counts))
+	got, err := WhatIf(Limit{MaxTPS: 100, Capacity: 100}, loadOf(counts))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,35 +222,34 @@ func TestWhatIfOfMinutes(t *testing.T) {
 	for _, m := range got.Minutes {
 		sum += m.Refused
 	}
-	worst, ok := got.Worst()
-	if sum != got.Refused.Estimate || !ok || !worst.Begin().Equal(noon.Add(time.Minute)) || math.Abs(worst.Share()-0.66) > 0.01 {
-		t.Errorf("all minutes %d of %d; the worst %+v, %v", sum, got.Refused.Estimate, worst, ok)
+	worst := got.Minutes[1]
+	if sum != got.Refused.Estimate || !worst.Begin().Equal(noon.Add(time.Minute)) || math.Abs(worst.Share()-0.66) > 0.01 {
+		t.Errorf("all minutes %d of %d; the worst %+v", sum, got.Refused.Estimate, worst)
 	}
 }
 
 func TestWhatIfNothingIsRefused(t *testing.T) {
-	got, err := WhatIf(Limit{MaxTPS: 100, Burst: 100}, loadOf([]int64{50, 50, 50}))
-	if worst, ok := got.Worst(); err != nil || got.Refused != (Range{}) || ok || worst != (Minute{}) {
-		t.Errorf("%+v, %v; worst minute %+v, %v; want nothing refused", got, err, worst, ok)
+	got, err := WhatIf(Limit{MaxTPS: 100, Capacity: 100}, loadOf([]int64{50, 50, 50}))
+	if err != nil || got.Refused != (Range{}) || len(got.Minutes) != 1 || got.Minutes[0].Refused != 0 || got.Minutes[0].Share() != 0 {
+		t.Errorf("%+v, %v; want nothing refused", got, err)
 	}
 }
 
-func TestWhatIfDefaults(t *testing.T) {
+func TestWhatIfOfOneSecond(t *testing.T) {
 	for _, c := range []struct {
 		l    Limit
 		want int64 // of 1000 requests in the one second there is, refused if all come at its begin
 	}{
 		{Limit{}, 1000},
-		{Limit{Burst: 5}, 1000}, // max_tps 0 refuses everything, whatever burst says
 		{Limit{MaxWaitMS: 1000}, 1000},
-		{Limit{MaxTPS: 3}, 997},
-		{Limit{MaxTPS: 95}, 990},
-		{Limit{MaxTPS: 101}, 989},
-		{Limit{MaxTPS: 500, PerSeconds: 60}, 500},
-		{Limit{MaxTPS: 500, Burst: 70}, 930},
-		{Limit{MaxTPS: 100, Burst: 10, MaxWaitMS: 2000}, 790},
-		{Limit{MaxTPS: 1e9, PerSeconds: 366 * 24 * 3600, MaxWaitMS: 1_800_000}, 0},
-		{Limit{MaxTPS: 1e9, PerSeconds: 366 * 24 * 3600, Burst: 1, MaxWaitMS: 1000}, 968}, // 31.6 of 1e9 a second
+		{Limit{MaxTPS: 3, Capacity: 3}, 997},
+		{Limit{MaxTPS: 95, Capacity: 10}, 990},
+		{Limit{MaxTPS: 101, Capacity: 11}, 989},
+		{Limit{MaxTPS: 500, PerSeconds: 60, Capacity: 500}, 500},
+		{Limit{MaxTPS: 500, Capacity: 70}, 930},
+		{Limit{MaxTPS: 100, Capacity: 10, MaxWaitMS: 2000}, 790},
+		{Limit{MaxTPS: 1e9, PerSeconds: 366 * 24 * 3600, Capacity: 1e9, MaxWaitMS: 1_800_000}, 0},
+		{Limit{MaxTPS: 1e9, PerSeconds: 366 * 24 * 3600, Capacity: 1, MaxWaitMS: 1000}, 968}, // 31.6 of 1e9 a second
 	} {
 		got, err := WhatIf(c.l, loadOf([]int64{1000}))
 		if err != nil || got.Refused.Most != c.want {
@@ -280,7 +274,9 @@ func TestWhatIfRefuses(t *testing.T) {
 		seconds iter.Seq2[int64, int64]
 		want    string
 	}{
-		{Limit{MaxTPS: -1, Burst: 1e9 + 1}, pairs(), "max_tps -1: is not within 0 to 1000000000\nburst 1000000001: is not within 0 to 1000000000"},
+		{Limit{MaxTPS: -1, Capacity: 1e9 + 1}, pairs(), "max_tps -1: is not within 0 to 1000000000\ncapacity 1000000001: is not within 0 to 1000000000"},
+		{Limit{MaxTPS: 5}, pairs(), "capacity 0: does not go with max_tps 5, only 0 goes with 0"},
+		{Limit{Capacity: 5}, pairs(), "capacity 5: does not go with max_tps 0, only 0 goes with 0"},
 		{Limit{PerSeconds: 366*24*3600 + 1}, pairs(), "per_seconds 31622401: is not within 0 to 31622400"},
 		{Limit{MaxWaitMS: 1_800_001}, pairs(), "max_wait_ms 1800001: is not within 0 to 1800000"},
 		{Limit{}, pairs([2]int64{7, -1}), "second 7 has -1 requests: is not within 0 to 100000000000"},
@@ -299,7 +295,10 @@ func TestWhatIfOfAbsurdNumbers(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		l := Limit{
 			MaxTPS: rapid.Int64Range(0, 1e9).Draw(t, "max_tps"), PerSeconds: rapid.Int64Range(0, 366*24*3600).Draw(t, "per_seconds"),
-			Burst: rapid.Int64Range(0, 1e9).Draw(t, "burst"), MaxWaitMS: rapid.Int64Range(0, 1_800_000).Draw(t, "max_wait_ms"),
+			MaxWaitMS: rapid.Int64Range(0, 1_800_000).Draw(t, "max_wait_ms"),
+		}
+		if l.MaxTPS > 0 {
+			l.Capacity = rapid.Int64Range(1, 1e9).Draw(t, "capacity")
 		}
 		second := rapid.Int64Range(-1e12, 1e12).Draw(t, "begin")
 		got, err := WhatIf(l, func(yield func(int64, int64) bool) {

@@ -9,6 +9,8 @@ import (
 	"time"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"github.com/tps-agent/ratelimitd/internal/validjson"
 )
 
 // What stands here reads JSON that encoding/json has found valid: so it need not look for an end that
@@ -19,62 +21,15 @@ func value(b []byte) []byte { return bytes.Trim(b, " \t\r\n") }
 
 // eachMember shows the members of an object in order: their names, quoted, and their values.
 func eachMember(object []byte, each func(name, value []byte)) {
-	for i := skipSpace(object, 1); object[i] != '}'; {
+	for i := validjson.SkipSpace(object, 1); object[i] != '}'; {
 		if object[i] == ',' {
-			i = skipSpace(object, i+1)
+			i = validjson.SkipSpace(object, i+1)
 		}
-		nameEnd := valueEnd(object, i)
-		at := skipSpace(object, skipSpace(object, nameEnd)+1) // over the colon
-		end := valueEnd(object, at)
+		nameEnd := validjson.ValueEnd(object, i)
+		at := validjson.SkipSpace(object, validjson.SkipSpace(object, nameEnd)+1) // over the colon
+		end := validjson.ValueEnd(object, at)
 		each(object[i:nameEnd], object[at:end])
-		i = skipSpace(object, end)
-	}
-}
-
-func skipSpace(b []byte, i int) int {
-	for b[i] == ' ' || b[i] == '\t' || b[i] == '\r' || b[i] == '\n' {
-		i++
-	}
-	return i
-}
-
-// valueEnd returns where the value ends that begins at i.
-func valueEnd(b []byte, i int) int {
-	switch b[i] {
-	case '"':
-		return textEnd(b, i)
-	case '{', '[':
-		return nestedEnd(b, i)
-	}
-	for b[i] != ',' && b[i] != '}' && b[i] != ']' && b[i] > ' ' {
-		i++
-	}
-	return i
-}
-
-func textEnd(b []byte, i int) int {
-	for i++; b[i] != '"'; i++ {
-		if b[i] == '\\' {
-			i++
-		}
-	}
-	return i + 1
-}
-
-func nestedEnd(b []byte, i int) int {
-	for depth := 0; ; {
-		switch b[i] {
-		case '"':
-			i = textEnd(b, i)
-			continue
-		case '{', '[':
-			depth++
-		case '}', ']':
-			depth--
-		}
-		if i++; depth == 0 {
-			return i
-		}
+		i = validjson.SkipSpace(object, end)
 	}
 }
 
