@@ -33,6 +33,8 @@ func TestAllocDecide(t *testing.T) {
 		{"default limit", ask(1, "unknown", ""), OverLimit},
 		{"two gateways", gateways, OK},
 		{"override", override, OK},
+		{"counter", count(1, "k", limits.Window(1e9, 60, limits.FixedWindow, false)), OK},
+		{"counter, refused", count(1, "none", limits.Window(0, 60, limits.FixedWindow, false)), OverLimit},
 	}
 	two, fixed, sliding := row(1e9, 1e9, "gw", "two"), row(1e9, 1e9, "gw", "fixed"), row(1e9, 1e9, "gw", "sliding")
 	w := newWorld(t, Config{DefaultMaxTPS: 1}, two, windowOf(two, limits.TokenBucket, 86_400),

@@ -114,15 +114,19 @@ func (d *Decision) resolve(i int, nowNS int64) {
 	if g == nil {
 		return
 	}
+	if g.name.kind == ofCounters {
+		d.add(i, rankGateway, g.counterBucket(&desc.Counter, nowNS), nowNS)
+		return
+	}
 	if desc.OverrideWindowNS > 0 {
 		d.key = d.key[:0].override(desc)
 		d.add(i, overrideRank(desc), g.overrideBucket(d.key, desc, nowNS), nowNS)
-		if g.name.none {
+		if g.name.kind == ofNone {
 			return
 		}
 	}
 	matched := d.resolveLevels(i, g, desc, nowNS)
-	if g.name.none || matched || desc.OverrideWindowNS > 0 {
+	if g.name.kind == ofNone || matched || desc.OverrideWindowNS > 0 {
 		return
 	}
 	d.add(i, rankGateway, g.fallbackBucket(nowNS), nowNS)

@@ -111,6 +111,10 @@ func boundByDeadline(maxWait, left time.Duration) time.Duration {
 // decide answers r at nowNS. held = it waits in d.waiter, and d is not to be touched before
 // its turn came.
 func (e *Engine) decide(nowNS int64, r *Request, maxWaitNS int64, d *Decision) (held bool, err error) {
+	if r.ChargeEach {
+		e.chargeEach(nowNS, r, d)
+		return false, nil
+	}
 	if e.current.Load() == nil {
 		return false, ErrNoTable
 	}
@@ -190,10 +194,12 @@ func lockAll(gates []*gate) bool {
 // limit can apply to.
 func (e *Engine) gateFor(domain string, desc *Descriptor) *gate {
 	switch {
+	case desc.Counter.Limit != nil:
+		return e.gate(e.partOf(domain, desc.Counter.Key))
 	case desc.HasGateway:
-		return e.gate(gateName{shortName(domain), shortName(desc.Gateway), false})
+		return e.gate(gateName{shortName(domain), shortName(desc.Gateway), ofGateway})
 	case desc.OverrideWindowNS > 0:
-		return e.gate(gateName{shortName(domain), "", true})
+		return e.gate(gateName{shortName(domain), "", ofNone})
 	}
 	return nil
 }
@@ -228,7 +234,8 @@ func (e *Engine) makeGate(s *gateShard, h uint64, name gateName) *gate {
 		return g
 	}
 	name.domain, name.gateway = strings.Clone(name.domain), strings.Clone(name.gateway)
-	g := &gate{engine: e, id: e.ids.Add(1), name: name, hash: h, exact: true, known: e.knowsDomain(name.domain)}
+	g := &gate{engine: e, id: e.ids.Add(1), name: name, hash: h, exact: true}
+	g.known = name.kind != ofCounters && e.knowsDomain(name.domain)
 	s.addLocked(g)
 	e.gates.Add(1)
 	return g

@@ -49,6 +49,10 @@ func (e *Engine) explain(nowNS int64, r *Request) (Explanation, error) {
 	for i := range r.Descriptors {
 		x.Descriptors[i].Limits = d.explainLimits(i)
 	}
+	if r.ChargeEach {
+		x.explainEach(&d, nowNS)
+		return x, nil
+	}
 	if d.refused() {
 		x.Code = OverLimit
 		soonestNS, _, held := d.plan(int64(MaxWait), nowNS)
@@ -57,7 +61,8 @@ func (e *Engine) explain(nowNS int64, r *Request) (Explanation, error) {
 		}
 		d.refuse()
 	} else {
-		d.tryOut(nowNS, func() {
+		d.tryOut(func() {
+			d.charge(nowNS)
 			d.admit()
 			x.setAfter(&d)
 		})
@@ -69,13 +74,40 @@ func (e *Engine) explain(nowNS int64, r *Request) (Explanation, error) {
 	return x, nil
 }
 
-// tryOut charges the request while f looks at it, and then nothing was.
-func (d *Decision) tryOut(nowNS int64, f func()) {
+// explainEach is the rest of explain where each descriptor is charged on its own.
+func (x *Explanation) explainEach(d *Decision, nowNS int64) {
+	d.tryOut(func() {
+		for i := range x.Descriptors {
+			x.Descriptors[i].Code = OK
+			for j, r := range d.refsOf(i) { // one at most
+				desc := &d.request.Descriptors[i]
+				b := d.takes[r.take].gate.counterBucket(&desc.Counter, nowNS) // one before may have had another limit
+				x.Descriptors[i].Code = x.Descriptors[i].Limits[j].count(b, desc)
+			}
+			if x.Descriptors[i].Code == OverLimit {
+				x.Code = OverLimit
+			}
+		}
+	})
+}
+
+func (l *ExplainedLimit) count(b *bucket, desc *Descriptor) Code {
+	s := Status{Code: OK}
+	l.Limit, l.Capacity, l.Before, l.FullInNS = b.limit, int64(b.capacity), int64(b.tokens), b.fullInNS() //nolint:gosec // fits 32 bits
+	b.count(desc, &s)
+	l.After, l.Decided, l.Refuses, l.WaitNS = int64(b.tokens), true, s.Code == OverLimit, 0 //nolint:gosec // the same
+	if l.Refuses {
+		l.WaitNS = s.ResetNS
+	}
+	return s.Code
+}
+
+// tryOut lets f charge the request, and then nothing was.
+func (d *Decision) tryOut(f func()) {
 	saved := make([]bucket, len(d.takes))
 	for i := range d.takes {
 		saved[i] = d.takes[i].bucket.copy()
 	}
-	d.charge(nowNS)
 	f()
 	for i := range d.takes {
 		*d.takes[i].bucket = saved[i]
@@ -144,7 +176,7 @@ func (x *Explanation) setDecided(d *Decision) {
 // disabledLimits are the rows that match descriptor i and limit nothing.
 func (d *Decision) disabledLimits(i int) (all []ExplainedLimit) {
 	g, desc := d.gateOf[i], &d.request.Descriptors[i]
-	if g == nil || g.name.none {
+	if g == nil || g.name.kind != ofGateway {
 		return nil
 	}
 	add := func(l *limits.Limit, endpoint bool, value string) {

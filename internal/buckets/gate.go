@@ -43,11 +43,20 @@ type gate struct {
 	queue
 }
 
-// gateName names a gate. none is the gate of descriptors without a gateway that carry a limit.
+// gateName names a gate. gateway is that of the rows only with ofGateway.
 type gateName struct {
 	domain, gateway string
-	none            bool
+	kind            gateKind
 }
+
+// gateKind is what a gate is there for.
+type gateKind uint8
+
+const (
+	ofGateway  gateKind = iota
+	ofNone              // descriptors without a gateway that carry a limit
+	ofCounters          // a part of the counters of a domain
+)
 
 // queue are the waiters of a gate.
 type queue struct {
@@ -80,11 +89,11 @@ func shortName(s string) string {
 // sync takes over the table in force. gateway is the name as the request wrote it: the gate
 // itself keeps only the hash of a long one.
 func (g *gate) sync(t *limits.Table, gateway string, nowNS int64) {
-	if t.Seq() <= g.tableSeq {
+	if g.name.kind == ofCounters || t.Seq() <= g.tableSeq {
 		return
 	}
 	g.tableSeq = t.Seq()
-	if g.name.none {
+	if g.name.kind == ofNone {
 		g.setExact(false)
 		return
 	}

@@ -84,7 +84,7 @@ func (d *Decision) plan(maxWaitNS, nowNS int64) (soonestNS, deadlineNS int64, ok
 // all. Only requests of one gateway and at most one endpoint wait, without an override or a
 // check.
 func (d *Decision) holdBoundNS() int64 {
-	if len(d.gates) != 1 || d.gates[0].name.none || !d.oneEndpoint() {
+	if len(d.gates) != 1 || d.gates[0].name.kind != ofGateway || !d.oneEndpoint() {
 		return 0
 	}
 	bound := int64(MaxWait)

@@ -14,7 +14,8 @@ type BucketState struct {
 	Domain, Gateway, Endpoint string
 	HasEndpoint               bool
 	Value                     string        // of the descriptor key that Limit counts by
-	Limit                     *limits.Limit // of Gateway "" where a request brought it along
+	Limit                     *limits.Limit // of Gateway "" where a request or a file brought it along
+	Counter                   string        // key of a Counter; empty = the bucket is of a row or an override
 	Tokens, Capacity          uint64
 	Queued                    uint64 // hits of those who wait for its tokens
 	FullInNS                  int64
@@ -83,7 +84,7 @@ func (g *gate) inspect(nowNS int64, f func(*BucketState)) {
 			Domain: shownName(g.name.domain), Gateway: shownName(g.name.gateway), Limit: c.limit,
 			Tokens: c.tokens, Capacity: c.capacity, Queued: c.queued, FullInNS: c.fullInNS(),
 		}
-		s.setLevel(b)
+		s.setLevel(g, b)
 		f(&s)
 	}
 	g.inspectOwn(show)
@@ -98,8 +99,10 @@ func (g *gate) inspectOwn(show func(*bucket)) {
 	}
 }
 
-func (s *BucketState) setLevel(b *bucket) {
+func (s *BucketState) setLevel(g *gate, b *bucket) {
 	switch {
+	case g.name.kind == ofCounters:
+		s.Gateway, s.Counter = "", b.key
 	case b.key == "":
 	case !b.other:
 		s.HasEndpoint, s.Endpoint = true, shownName(b.key)
@@ -130,7 +133,7 @@ type BucketKey struct {
 func (e *Engine) Reset(k BucketKey) bool { return e.reset(e.clock.NowNS(), k) }
 
 func (e *Engine) reset(nowNS int64, k BucketKey) bool {
-	name := gateName{shortName(k.Domain), shortName(k.Gateway), false}
+	name := gateName{shortName(k.Domain), shortName(k.Gateway), ofGateway}
 	_, kept := e.takeKept(usageKey{name, string(k.level())})
 	g := e.findSurely(name)
 	if g == nil {

@@ -81,7 +81,7 @@ func TestHoldManyLanes(t *testing.T) {
 	for i := range lanes {
 		w.decide(sec, ask(1, "gw", fmt.Sprintf("/%d", i)))
 	}
-	g := w.engine.gate(gateName{"d", "gw", false})
+	g := w.engine.gate(gateName{"d", "gw", ofGateway})
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.serve(sec)

@@ -41,7 +41,7 @@ func TestUsageInPieces(t *testing.T) {
 	checkKeyed(t, w.gateNamed("gw"))
 }
 
-func (w *world) gateNamed(name string) *gate { return w.engine.gate(gateName{"d", name, false}) }
+func (w *world) gateNamed(name string) *gate { return w.engine.gate(gateName{"d", name, ofGateway}) }
 
 // checkKeyed compares the list of a gate's buckets with its maps.
 func checkKeyed(tb testing.TB, g *gate) {

@@ -28,6 +28,9 @@ type Descriptor struct {
 	Override         uint32
 	OverrideWindowNS int64
 
+	// Counter counts the descriptor where a file names its limit; rows do not apply then.
+	Counter Counter
+
 	// MaxWaitMS lowers how long the request may wait; negative = the descriptor says nothing.
 	MaxWaitMS int64
 }
@@ -37,6 +40,10 @@ type Descriptor struct {
 type Request struct {
 	Domain      string
 	Descriptors []Descriptor
+
+	// ChargeEach: every descriptor is decided and charged on its own, in their order, whether the others
+	// are refused or not. Descriptors without a Counter have no limit then.
+	ChargeEach bool
 }
 
 // Code is the answer to a request or a descriptor.
@@ -72,6 +79,9 @@ type Status struct {
 	ResetNS int64
 	// ShadowRefused: a shadow limit would have refused (for metrics).
 	ShadowRefused bool
+	// Used is, for a Counter with ChargeEach, what counts once this was charged: of a fixed window also
+	// what exceeds the limit.
+	Used uint64
 }
 
 // Decision is the answer to a request. It can be used again: Do and Decide overwrite it, and

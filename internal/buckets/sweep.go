@@ -83,7 +83,7 @@ func (g *gate) sweepChunk(table *limits.Table, unseen int, nowNS int64) int {
 // only the hash of its gateway, so that patterns can be matched only when a request brings the
 // name. Until then its buckets are left to the bound.
 func (g *gate) syncByName(table *limits.Table, nowNS int64) bool {
-	if !g.name.none && isHash(g.name.gateway) {
+	if g.name.kind == ofGateway && isHash(g.name.gateway) {
 		return g.tableSeq == table.Seq()
 	}
 	g.sync(table, g.name.gateway, nowNS)

@@ -17,7 +17,7 @@ type turnWorld struct {
 	asked []*Decision
 }
 
-func (w *turnWorld) gate() *gate { return w.engine.gate(gateName{"d", "gw", false}) }
+func (w *turnWorld) gate() *gate { return w.engine.gate(gateName{"d", "gw", ofGateway}) }
 
 // leave is a caller that goes away at nowNS.
 func (w *turnWorld) leave(d *Decision, nowNS int64) {

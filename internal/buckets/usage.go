@@ -22,6 +22,7 @@ type Usage struct {
 	Domain   []byte     `json:"domain"`
 	Gateway  []byte     `json:"gateway"`
 	NoName   bool       `json:"no_gateway,omitempty"` // of descriptors without a gateway that carry a limit
+	Counter  bool       `json:"counter,omitempty"`    // of a Counter
 	Key      []byte     `json:"key"`                  // of the bucket in its gate
 	RowNS    int64      `json:"row_ns,omitempty"`     // when the row was made; 0 = not known
 	AtNS     int64      `json:"at_ns"`                // since 1970
@@ -37,7 +38,14 @@ type usageKey struct {
 }
 
 func (u *Usage) of() usageKey {
-	return usageKey{gateName{string(u.Domain), string(u.Gateway), u.NoName}, string(u.Key)}
+	name := gateName{domain: string(u.Domain), gateway: string(u.Gateway)}
+	switch {
+	case u.Counter:
+		name.kind = ofCounters
+	case u.NoName:
+		name.kind = ofNone
+	}
+	return usageKey{name, string(u.Key)}
 }
 
 // kept is the usage that no bucket has taken yet, in parts, so that nobody waits for a copy of all.
@@ -85,7 +93,7 @@ func (g *gate) recall(b *bucket, nowNS int64) {
 	if !b.durable || g.engine.kept.left.Load() == 0 {
 		return
 	}
-	if u, ok := g.engine.takeKept(usageKey{g.name, b.key}); ok && u.RowNS == rowNS(b.limit) {
+	if u, ok := g.engine.takeKept(usageKey{g.name.kept(), b.key}); ok && u.RowNS == rowNS(b.limit) {
 		b.restore(&u, nowNS)
 	}
 }
@@ -112,7 +120,7 @@ func (b *bucket) restore(u *Usage, nowNS int64) {
 	case b.window.slots != nil && u.SlotNS == b.window.slotNS() && u.AtNS <= nowNS:
 		b.window.load(b.lastNS, u.Slots)
 	default:
-		b.window.add(b.lastNS, min(u.Used, MaxHits))
+		b.window.add(b.lastNS, b.window.most(u.Used))
 	}
 	if b.window != nil {
 		b.tokens = b.capacity - min(b.window.used, b.capacity)
@@ -124,7 +132,7 @@ func (b *bucket) restore(u *Usage, nowNS int64) {
 func (w *window) load(lastNS int64, saved [][2]int64) {
 	last := lastNS / w.slotNS()
 	for _, s := range saved {
-		if slot, hits := s[0], s[1]; slot <= last && slot >= max(last-slotsInWindow, 0) && hits > 0 && hits <= MaxHits-int64(w.used) { //nolint:gosec // at most MaxHits
+		if slot, hits := s[0], s[1]; slot <= last && slot >= max(last-slotsInWindow, 0) && hits > 0 && hits <= maxSlot-int64(w.used) { //nolint:gosec // at most maxSlot
 			w.add(slot*w.slotNS(), uint64(hits))
 		}
 	}
@@ -185,8 +193,9 @@ func (g *gate) usage(nowNS int64, yield func(Usage) bool) (more bool) {
 }
 
 func (g *gate) usageOf(b *bucket) Usage {
+	name := g.name.kept()
 	u := Usage{
-		Domain: []byte(g.name.domain), Gateway: []byte(g.name.gateway), NoName: g.name.none, Key: []byte(b.key), RowNS: rowNS(b.limit),
+		Domain: []byte(name.domain), Gateway: []byte(name.gateway), NoName: name.kind == ofNone, Counter: name.kind == ofCounters, Key: []byte(b.key), RowNS: rowNS(b.limit),
 		AtNS: b.lastNS, FullAtNS: addNS(b.lastNS, b.fullInNS()), Used: b.used(),
 	}
 	u.setSlots(b.window)

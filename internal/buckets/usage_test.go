@@ -26,7 +26,7 @@ func TestRestoreTakesAnything(t *testing.T) {
 		e.Restore([]Usage{u})
 		var b bucket
 		b.adopt(l, 1000*sec, 1000*sec)
-		g := &gate{engine: e, name: gateName{"d", "gw", false}}
+		g := &gate{engine: e, name: gateName{"d", "gw", ofGateway}}
 		b.key, b.durable = string(u.Key), true
 		g.recall(&b, 1000*sec)
 		for nowNS := 1000 * sec; nowNS <= 1200*sec; nowNS += 10 * sec {

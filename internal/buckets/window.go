@@ -33,9 +33,27 @@ func newWindow(l *limits.Limit, used uint64, atNS int64) *window {
 	if l.Algorithm == limits.SlidingWindow {
 		w.slots = &slots{}
 	}
-	w.add(atNS, used)
+	w.add(atNS, w.most(used))
 	return w
 }
+
+// maxSlot is what fits a part of a sliding window; maxUsed is far above any limit, so that a few hits
+// more fit 64 bits.
+const (
+	maxSlot = 1<<32 - 1
+	maxUsed = 1 << 62
+)
+
+// most cuts hits to what the window can count.
+func (w *window) most(hits uint64) uint64 {
+	if w.slots != nil {
+		return min(hits, maxSlot)
+	}
+	return min(hits, maxUsed)
+}
+
+// fixed tells whether the window is there and a fixed one.
+func (w *window) fixed() bool { return w != nil && w.slots == nil }
 
 // is tells whether w counts as l does.
 func (w *window) is(l *limits.Limit) bool {

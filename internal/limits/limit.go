@@ -199,6 +199,14 @@ func Override(n uint32, windowNS, sinceNS int64) *Limit {
 	return l
 }
 
+// Window returns the limit of a descriptor file: n requests in each window of so many seconds. It has
+// no name, never holds, and the capacity of a row of that window and algorithm.
+func Window(n uint32, seconds int64, a Algorithm, shadow bool) *Limit {
+	l := Limit{Key: Key{PerSeconds: seconds}, MaxTPS: int64(n), Algorithm: a, Enabled: true, Shadow: shadow}.Compile(0)
+	l.label = ""
+	return l
+}
+
 // same tells whether two rows are equal in everything a Table looks at.
 func (l *Limit) same(o *Limit) bool {
 	return l.Canonical() == o.Canonical() && l.MaxTPS == o.MaxTPS && l.Algorithm == o.Algorithm && l.Enabled == o.Enabled && l.Burst == o.Burst &&
