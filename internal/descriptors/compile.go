@@ -151,6 +151,10 @@ func (c *compiler) rule(n *node, b *branch) *Rule {
 	if !p.requests.given {
 		c.fault(p.at, "requests_per_unit is missing; write 0 if everything is to be refused")
 	}
+	if r.Quota && c.domain.allOrNothing {
+		c.fault(b.at, "quota_mode has no meaning in a file with all_or_nothing, where one limit refuses for all")
+	}
+	r.Limit = limits.Window(r.RequestsPerUnit, r.Seconds, r.Algorithm, r.Shadow)
 	return r
 }
 

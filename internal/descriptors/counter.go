@@ -3,55 +3,10 @@ package descriptors
 import (
 	"crypto/sha256"
 	"encoding/binary"
-	"hash/maphash"
-	"math/bits"
+	"encoding/hex"
+	"fmt"
+	"strings"
 )
-
-// Counter names what is counted together: a domain, the keys and values of a descriptor, and a length
-// of window. The number is not part of it, so that a changed one keeps its counts. A Counter is a view
-// of the request, made for each descriptor anew; it can be used again.
-type Counter struct {
-	Domain  string
-	Seconds int64 // length of the window
-	Entries []Entry
-	// Rule is what the entries have matched: under share_threshold its patterns count in place of values.
-	// nil = a limit that the request brought along; it counts what a Rule without share_threshold would.
-	Rule *Rule
-
-	scratch []byte
-}
-
-// Of makes c the counter of entries, which the rule has matched.
-func (c *Counter) Of(r *Rule, entries []Entry) {
-	c.Domain, c.Seconds, c.Entries, c.Rule = r.domain.name, r.Seconds, entries, r
-}
-
-// Release drops what c points to, so that a pooled one keeps nothing alive.
-func (c *Counter) Release() {
-	*c = Counter{scratch: c.scratch[:0]}
-	if cap(c.scratch) > maxScratch {
-		c.scratch = nil
-	}
-}
-
-const maxScratch = 4096
-
-// Hash is equal for equal counters. Clients choose the values, so the seed must not be known to them.
-func (c *Counter) Hash(seed maphash.Seed) uint64 {
-	h := mix(uint64(c.Seconds), maphash.String(seed, c.Domain)) //nolint:gosec // any bits will do
-	for i := range c.Entries {
-		e := &c.Entries[i]
-		h = mix(h, maphash.String(seed, e.Key))
-		h = mix(h, maphash.String(seed, c.Rule.value(i, e.Value)))
-	}
-	return h
-}
-
-// mix takes one more hash into h, so that the order counts.
-func mix(h, one uint64) uint64 {
-	const odd = 0x9E3779B97F4A7C15 // 2^64 divided by the golden ratio
-	return bits.RotateLeft64((h^one)*odd, 29)
-}
 
 // maxKey bounds the memory of one counter: the names of a longer key are known by their hash.
 const maxKey = 1024
@@ -62,16 +17,21 @@ const (
 	keyHashed = 'h'
 )
 
-// AppendKey appends what a counter is kept under. No two different counters meet: each name is
-// preceded by its length, and what is longer than some 1 KiB is hashed by SHA-256.
-func (c *Counter) AppendKey(b []byte) []byte {
+// AppendKey appends the name of what is counted together within a domain: the keys and values of a
+// descriptor, and the length of the window in seconds. r is what the entries have matched: under
+// share_threshold its patterns count in place of values; nil is a limit that the request brought along,
+// which counts what a Rule without share_threshold would. The number of a limit is not part of it, so
+// that a changed one keeps its counts.
+//
+// No two different counters meet: each name is preceded by its length, and what is longer than some
+// 1 KiB is hashed by SHA-256.
+func AppendKey(b []byte, r *Rule, seconds int64, entries []Entry) []byte {
 	start := len(b)
 	b = append(b, keyPlain)
-	b = binary.AppendUvarint(b, uint64(c.Seconds)) //nolint:gosec // never negative
-	b = appendName(b, c.Domain)
-	for i := range c.Entries {
-		e := &c.Entries[i]
-		b = appendName(appendName(b, e.Key), c.Rule.value(i, e.Value))
+	b = binary.AppendUvarint(b, uint64(seconds)) //nolint:gosec // never negative
+	for i := range entries {
+		e := &entries[i]
+		b = appendName(appendName(b, e.Key), r.value(i, e.Value))
 	}
 	if len(b)-start <= maxKey {
 		return b
@@ -84,44 +44,33 @@ func appendName(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
-// Is tells whether key is what AppendKey makes, without making it.
-func (c *Counter) Is(key string) bool {
-	if len(key) == 0 || key[0] != keyPlain {
-		c.scratch = c.AppendKey(c.scratch[:0])
-		return key == string(c.scratch)
+// ShowKey makes a key of AppendKey readable: `user=alice,path=/a;w=60`.
+func ShowKey(key string) string {
+	if key == "" || key[0] != keyPlain {
+		return "sha256:" + hex.EncodeToString([]byte(key[min(1, len(key)):]))
 	}
-	rest, ok := cutNumber(key[1:], uint64(c.Seconds)) //nolint:gosec // never negative
-	if ok {
-		rest, ok = cutName(rest, c.Domain)
+	rest := key[1:]
+	seconds, rest := cutUvarint(rest)
+	var parts []string
+	for rest != "" {
+		var k, v string
+		k, rest = cutName(rest)
+		v, rest = cutName(rest)
+		parts = append(parts, k+"="+v)
 	}
-	for i := 0; ok && i < len(c.Entries); i++ {
-		e := &c.Entries[i]
-		if rest, ok = cutName(rest, e.Key); ok {
-			rest, ok = cutName(rest, c.Rule.value(i, e.Value))
-		}
-	}
-	return ok && rest == ""
+	return fmt.Sprintf("%s;w=%d", strings.Join(parts, ","), seconds)
 }
 
-// cutNumber cuts a number off the beginning of a key, if it is n.
-func cutNumber(key string, n uint64) (rest string, ok bool) {
-	for n >= 0x80 {
-		if key == "" || key[0] != byte(n)|0x80 {
-			return "", false
-		}
-		key, n = key[1:], n>>7
+func cutUvarint(s string) (n uint64, rest string) {
+	n, size := binary.Uvarint([]byte(s[:min(len(s), binary.MaxVarintLen64)]))
+	if size <= 0 { // no key of AppendKey
+		return 0, ""
 	}
-	if key == "" || key[0] != byte(n) {
-		return "", false
-	}
-	return key[1:], true
+	return n, s[size:]
 }
 
-// cutName cuts a name off the beginning of a key, if it is s.
-func cutName(key, s string) (rest string, ok bool) {
-	key, ok = cutNumber(key, uint64(len(s)))
-	if !ok || len(key) < len(s) || key[:len(s)] != s {
-		return "", false
-	}
-	return key[len(s):], true
+func cutName(s string) (name, rest string) {
+	n, s := cutUvarint(s)
+	at := min(n, uint64(len(s)))
+	return s[:at], s[at:]
 }

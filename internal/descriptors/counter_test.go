@@ -1,7 +1,6 @@
 package descriptors
 
 import (
-	"hash/maphash"
 	"strings"
 	"testing"
 )
@@ -47,71 +46,56 @@ func TestWhatIsCountedTogether(t *testing.T) {
 		{entriesOf("multi", "svc1ep1rpc"), entriesOf("multi", "svc2ep2rpc"), true},
 		{entriesOf("apart", "x1"), entriesOf("apart", "x2"), false}, // each value of a pattern counts apart
 	} {
-		a, b := counterOf(t, d, c.a), counterOf(t, d, c.b)
-		if got := b.Is(string(a.AppendKey(nil))); got != c.want {
+		if got := keyOf(t, d, c.a) == keyOf(t, d, c.b); got != c.want {
 			t.Errorf("%q and %q are counted together: %t, want %t", c.a, c.b, got, c.want)
 		}
 	}
 }
 
-func counterOf(t *testing.T, d *Domain, entries []Entry) *Counter {
+func keyOf(t *testing.T, d *Domain, entries []Entry) string {
 	t.Helper()
 	r := d.Match(entries)
 	if r == nil {
 		t.Fatalf("%q has no limit", entries)
 	}
-	c := &Counter{}
-	c.Of(r, entries)
-	return c
+	return string(AppendKey(nil, r, r.Seconds, entries))
 }
 
 // TestCountersDoNotMeet has what envoyproxy/ratelimit counts together without being asked.
 func TestCountersDoNotMeet(t *testing.T) {
-	all := []Counter{
-		{Domain: "shop", Seconds: 60, Entries: entriesOf("a_b", "")},
-		{Domain: "shop_a", Seconds: 60, Entries: entriesOf("b", "")},
-		{Domain: "shop", Seconds: 60, Entries: entriesOf("a", "b")},
-		{Domain: "shop", Seconds: 60, Entries: entriesOf("a", "", "b", "")},
-		{Domain: "shop", Seconds: 1, Entries: entriesOf("a", "b")},
-		{Domain: "shop", Seconds: 60, Entries: entriesOf("a", "b", "", "")},
-		{Domain: "shop", Seconds: 60},
-		{Domain: "shop", Seconds: 60, Entries: entriesOf("a", strings.Repeat("b", 200))},
-		{Domain: "shop", Seconds: 60, Entries: entriesOf("a", strings.Repeat("b", 1<<20))},
-		{Domain: "shop", Seconds: 60, Entries: entriesOf("a", strings.Repeat("b", 1<<20+1))},
-		{Domain: "shop", Seconds: 31_536_000, Entries: entriesOf("a", "b")},
-	}
-	seed := maphash.MakeSeed()
-	for i := range all {
-		key := string(all[i].AppendKey([]byte("before"))[len("before"):])
+	seen := map[string]int{}
+	for i, c := range []struct {
+		seconds int64
+		entries []Entry
+		shown   string
+	}{
+		{60, entriesOf("a_b", ""), "a_b=;w=60"},
+		{60, entriesOf("a", "b"), "a=b;w=60"},
+		{60, entriesOf("a", "", "b", ""), "a=,b=;w=60"},
+		{1, entriesOf("a", "b"), "a=b;w=1"},
+		{60, entriesOf("a", "b", "", ""), "a=b,=;w=60"},
+		{60, nil, ";w=60"},
+		{60, entriesOf("a", strings.Repeat("b", 200)), "a=" + strings.Repeat("b", 200) + ";w=60"},
+		{60, entriesOf("a", strings.Repeat("b", 1<<20)), "sha256:"},
+		{60, entriesOf("a", strings.Repeat("b", 1<<20+1)), "sha256:"},
+		{31_536_000, entriesOf("a", "b"), "a=b;w=31536000"},
+	} {
+		key := string(AppendKey([]byte("before"), nil, c.seconds, c.entries)[len("before"):])
 		if len(key) > maxKey {
 			t.Errorf("counter %d has a key of %d bytes", i, len(key))
 		}
-		for j := range all {
-			if all[j].Is(key) != (i == j) || (all[j].Hash(seed) == all[i].Hash(seed)) != (i == j) {
-				t.Errorf("counters %d and %d: Is %t, hashes %x and %x", i, j, all[j].Is(key), all[j].Hash(seed), all[i].Hash(seed))
-			}
+		if first, twice := seen[key]; twice {
+			t.Errorf("counters %d and %d have one key", first, i)
+		}
+		seen[key] = i
+		if got := ShowKey(key); !strings.HasPrefix(got, c.shown) {
+			t.Errorf("counter %d is shown as %q, want %q", i, got, c.shown)
 		}
 	}
 	for _, key := range []string{"", "k", "k\x80", "h", "k\x3c\x04sho", "x"} {
-		for i := range all {
-			if all[i].Is(key) {
-				t.Errorf("counter %d takes %q for its key", i, key)
-			}
+		if ShowKey(key) == "" {
+			t.Errorf("%q is shown as nothing", key)
 		}
-	}
-}
-
-func TestReleaseKeepsNothingAlive(t *testing.T) {
-	c := Counter{Domain: "shop", Entries: entriesOf("a", strings.Repeat("b", maxKey))}
-	c.Is("h")
-	c.Release()
-	if c.Domain != "" || c.Entries != nil || c.Rule != nil || cap(c.scratch) == 0 {
-		t.Errorf("after Release: %+v, scratch of %d bytes; want only the scratch", c, cap(c.scratch))
-	}
-	c = Counter{Entries: entriesOf("a", strings.Repeat("b", 1<<20))}
-	c.Is("h")
-	if c.Release(); cap(c.scratch) != 0 {
-		t.Errorf("Release keeps a scratch of %d bytes", cap(c.scratch))
 	}
 }
 

@@ -5,13 +5,13 @@
 //	                                     +--> tree --> compile --> Domain, immutable
 //	xDS resources --> SetFromResources --'                            |
 //	                                                                  v
-//	request --> Set.Domain --> Domain.Match --> Rule, Counter, Replacing
+//	request --> Set.Domain --> Domain.Match --> Rule, Replacing, AppendKey
 //
 // A [Domain] is one compiled file: a tree of levels in which each entry of a descriptor goes one
 // level down, by exact value, else by the first pattern in the order of the file, else by the node
 // without a value; there is no way back. Only the node of the last entry gives a limit, its [Rule].
-// What is counted together is a [Counter]. Keys and values are compared apart, so that no two names
-// meet.
+// What is counted together has one key ([AppendKey]). Keys and values are compared apart, so that no
+// two names meet.
 //
 // Invariants: a Set, and all that it gives away, never changes; looking up allocates nothing. A file
 // that cannot be used keeps the last good domain that it had, and touches no other file. Its

@@ -173,7 +173,6 @@ descriptors:
 func TestRuleSaysWhatTheFileSays(t *testing.T) {
 	d := mustParse(t, `
 domain: shop
-all_or_nothing: true
 descriptors:
 - key: a
   shadow_mode: true
@@ -201,8 +200,14 @@ descriptors:
 2 shop.c: 0/0s UNKNOWN token_bucket name "free" label "free" unlimited true shadow false quota false map[]
 3 shop.d: 0/604800s WEEK token_bucket name "" label "" unlimited false shadow false quota false map[]
 `
-	if got.String() != want || !d.AllOrNothing() || d.Name() != "shop" {
+	if got.String() != want || d.AllOrNothing() || d.Name() != "shop" {
 		t.Errorf("domain %q, all or nothing %t, rules:\n%swant:\n%s", d.Name(), d.AllOrNothing(), got.String(), want)
+	}
+}
+
+func TestAllOrNothing(t *testing.T) {
+	if d := mustParse(t, "domain: d\nall_or_nothing: true"); !d.AllOrNothing() {
+		t.Error("the domain does not say it")
 	}
 }
 

@@ -22,6 +22,9 @@ type Rule struct {
 	// Metadata is what the answer carries when this limit passed; nil = nothing. It is shared: read it only.
 	Metadata map[string]any
 
+	// Limit is what package buckets counts by; nil with Unlimited.
+	Limit *limits.Limit
+
 	domain   *Domain
 	node     *node
 	name     int32   // index of Name among the names that are replaced, -1 = nobody replaces it
