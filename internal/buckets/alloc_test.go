@@ -15,6 +15,8 @@ func TestAllocDecide(t *testing.T) {
 	gateways.Descriptors = append(gateways.Descriptors, descriptor(1, "gw2", "ep"))
 	override := ask(1, "gw", "ep")
 	override.Descriptors[0].Override, override.Descriptors[0].OverrideWindowNS = 1e9, 60*sec
+	brought := count(1, "brought", nil)
+	brought.Descriptors[0].Override, brought.Descriptors[0].OverrideWindowNS = 1e9, 60*sec
 	cases := []struct {
 		name string
 		r    *Request
@@ -34,6 +36,7 @@ func TestAllocDecide(t *testing.T) {
 		{"two gateways", gateways, OK},
 		{"override", override, OK},
 		{"counter", count(1, "k", limits.Window(1e9, 60, limits.FixedWindow, false)), OK},
+		{"counter of an override", brought, OK},
 		{"counter, refused", count(1, "none", limits.Window(0, 60, limits.FixedWindow, false)), OverLimit},
 	}
 	two, fixed, sliding := row(1e9, 1e9, "gw", "two"), row(1e9, 1e9, "gw", "fixed"), row(1e9, 1e9, "gw", "sliding")
@@ -47,7 +50,9 @@ func TestAllocDecide(t *testing.T) {
 			nowNS := int64(1)
 			decide := func() {
 				nowNS++
-				if _, err := w.engine.decide(nowNS, c.r, int64(MaxWait), &d); err != nil {
+				if c.r.ChargeEach {
+					w.engine.ChargeEach(nowNS, c.r, &d)
+				} else if _, err := w.engine.decide(nowNS, c.r, int64(MaxWait), &d); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -2,6 +2,7 @@ package buckets
 
 import (
 	"hash/maphash"
+	"time"
 
 	"github.com/tps-agent/ratelimitd/internal/limits"
 )
@@ -9,8 +10,21 @@ import (
 // Counter is what a descriptor is counted by where a file, and not a row, names its limit. The zero
 // Counter is none.
 type Counter struct {
-	Key   []byte        // its name within the domain: what has equal ones is counted together
-	Limit *limits.Limit // nil = no limit. Another one than before takes over what was used
+	Key []byte // its name within the domain: what has equal ones is counted together. Empty = no limit
+	// Limit, where it is another one than before, takes over what was used. nil = a fixed window of
+	// Descriptor.Override in Descriptor.OverrideWindowNS.
+	Limit *limits.Limit
+}
+
+// limitOver is the limit of the counter, whose bucket has had old.
+func (desc *Descriptor) limitOver(old *limits.Limit) *limits.Limit {
+	switch {
+	case desc.Counter.Limit != nil:
+		return desc.Counter.Limit
+	case old != nil && old.MaxTPS == int64(desc.Override) && old.WindowNS() == desc.OverrideWindowNS && old.Algorithm == limits.FixedWindow:
+		return old
+	}
+	return limits.Window(desc.Override, desc.OverrideWindowNS/int64(time.Second), limits.FixedWindow, false)
 }
 
 // The counters of a domain are spread over parts, each a gate, so that cores seldom meet at one.
@@ -32,27 +46,28 @@ func (n gateName) kept() gateName {
 
 // counterBucket returns the bucket of a counter. Its refill or count up to now is that of the limit
 // that it had.
-func (g *gate) counterBucket(c *Counter, nowNS int64) *bucket {
-	b := g.others[string(c.Key)]
+func (g *gate) counterBucket(desc *Descriptor, nowNS int64) *bucket {
+	b := g.others[string(desc.Counter.Key)]
 	if b == nil {
-		b = g.addOther(string(c.Key))
-		b.durable = c.Limit.WindowNS() >= durableWindowNS
-		b.adopt(c.Limit, nowNS, nowNS)
+		b = g.addOther(string(desc.Counter.Key))
+		b.adopt(desc.limitOver(nil), nowNS, nowNS)
+		b.durable = b.limit.WindowNS() >= durableWindowNS
 		g.recall(b, nowNS)
 		g.setDynamic(b, true)
 	}
-	b.adopt(c.Limit, nowNS, nowNS)
+	b.adopt(desc.limitOver(b.limit), nowNS, nowNS)
 	return b
 }
 
-// chargeEach decides r where Request.ChargeEach is set. Nobody waits.
-func (e *Engine) chargeEach(nowNS int64, r *Request, d *Decision) {
+// ChargeEach decides each descriptor of r on its own at nowNS, and charges it, in their order, whether
+// others are refused or not. What has no Counter has no limit, and nobody waits.
+func (e *Engine) ChargeEach(nowNS int64, r *Request, d *Decision) {
 	d.reset(r)
 	d.Code = OK
 	for i := range r.Descriptors {
 		s := &d.Statuses[i]
 		s.Code = OK
-		if r.Descriptors[i].Counter.Limit != nil {
+		if len(r.Descriptors[i].Counter.Key) > 0 {
 			e.chargeOne(nowNS, r.Domain, &r.Descriptors[i], s)
 		}
 		if s.Code == OverLimit {
@@ -67,7 +82,7 @@ func (e *Engine) chargeEach(nowNS int64, r *Request, d *Decision) {
 func (e *Engine) chargeOne(nowNS int64, domain string, desc *Descriptor, s *Status) {
 	g := e.lockPart(e.partOf(domain, desc.Counter.Key))
 	defer g.mu.Unlock()
-	b := g.counterBucket(&desc.Counter, nowNS)
+	b := g.counterBucket(desc, nowNS)
 	b.advance(nowNS)
 	b.count(desc, s)
 	g.evictOwn(1, nowNS)

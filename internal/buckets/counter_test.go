@@ -157,8 +157,8 @@ func TestCountersSurvive(t *testing.T) {
 func TestCountersSaturate(t *testing.T) {
 	w, l := newWorld(t, Config{}), limits.Window(math.MaxUint32, 365*24*3600, limits.FixedWindow, false)
 	g := w.engine.lockPart(w.engine.partOf("d", []byte("k")))
-	c := Counter{Key: []byte("k"), Limit: l}
-	b := g.counterBucket(&c, sec)
+	desc := counted(0, "k", l)
+	b := g.counterBucket(&desc, sec)
 	b.window.used = maxUsed - 1
 	g.mu.Unlock()
 	for range 3 {
@@ -190,6 +190,20 @@ func TestCountersAreBounded(t *testing.T) {
 	w.engine.sweep(61 * sec)
 	if s := w.engine.Stats(); s.Bounded != 0 || s.Gates != 0 {
 		t.Errorf("after the window: %+v", s)
+	}
+}
+
+// A limit that the request brings along is a fixed window, on the same counter as one of the file.
+func TestCountersOfOverrides(t *testing.T) {
+	w := newWorld(t, Config{})
+	w.decide(sec, count(3, "k", limits.Window(10, 60, limits.FixedWindow, false)))
+	r := &Request{Domain: "d", ChargeEach: true, Descriptors: []Descriptor{{
+		Hits: 1, Override: 5, OverrideWindowNS: 60 * sec, Counter: Counter{Key: []byte("k")},
+	}}}
+	for _, want := range []Code{OK, OK, OverLimit} {
+		if d := w.decide(sec, r); d.Code != want || d.Statuses[0].ResetNS != 59*sec {
+			t.Errorf("%v %+v, want %v", d.Code, d.Statuses[0], want)
+		}
 	}
 }
 

@@ -115,7 +115,7 @@ func (d *Decision) resolve(i int, nowNS int64) {
 		return
 	}
 	if g.name.kind == ofCounters {
-		d.add(i, rankGateway, g.counterBucket(&desc.Counter, nowNS), nowNS)
+		d.add(i, rankGateway, g.counterBucket(desc, nowNS), nowNS)
 		return
 	}
 	if desc.OverrideWindowNS > 0 {

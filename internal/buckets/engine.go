@@ -97,6 +97,9 @@ func (e *Engine) Do(ctx context.Context, r *Request, maxWait time.Duration, d *D
 	return e.wait(ctx, d)
 }
 
+// NowNS is the engine's time.
+func (e *Engine) NowNS() int64 { return e.clock.NowNS() }
+
 // boundByDeadline leaves a margin for the answer to travel: 1 % of the time left, at least 5
 // and at most 100 ms.
 func boundByDeadline(maxWait, left time.Duration) time.Duration {
@@ -111,10 +114,6 @@ func boundByDeadline(maxWait, left time.Duration) time.Duration {
 // decide answers r at nowNS. held = it waits in d.waiter, and d is not to be touched before
 // its turn came.
 func (e *Engine) decide(nowNS int64, r *Request, maxWaitNS int64, d *Decision) (held bool, err error) {
-	if r.ChargeEach {
-		e.chargeEach(nowNS, r, d)
-		return false, nil
-	}
 	if e.current.Load() == nil {
 		return false, ErrNoTable
 	}
@@ -194,7 +193,7 @@ func lockAll(gates []*gate) bool {
 // limit can apply to.
 func (e *Engine) gateFor(domain string, desc *Descriptor) *gate {
 	switch {
-	case desc.Counter.Limit != nil:
+	case len(desc.Counter.Key) > 0:
 		return e.gate(e.partOf(domain, desc.Counter.Key))
 	case desc.HasGateway:
 		return e.gate(gateName{shortName(domain), shortName(desc.Gateway), ofGateway})

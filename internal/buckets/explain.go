@@ -81,7 +81,7 @@ func (x *Explanation) explainEach(d *Decision, nowNS int64) {
 			x.Descriptors[i].Code = OK
 			for j, r := range d.refsOf(i) { // one at most
 				desc := &d.request.Descriptors[i]
-				b := d.takes[r.take].gate.counterBucket(&desc.Counter, nowNS) // one before may have had another limit
+				b := d.takes[r.take].gate.counterBucket(desc, nowNS) // one before may have had another limit
 				x.Descriptors[i].Code = x.Descriptors[i].Limits[j].count(b, desc)
 			}
 			if x.Descriptors[i].Code == OverLimit {

@@ -57,6 +57,10 @@ func (w *world) put(nowNS int64, rows ...limits.Limit) {
 func (w *world) decide(nowNS int64, r *Request) *Decision {
 	w.tb.Helper()
 	d := &Decision{}
+	if r.ChargeEach {
+		w.engine.ChargeEach(nowNS, r, d)
+		return d
+	}
 	if _, err := w.engine.decide(nowNS, r, int64(MaxWait), d); err != nil {
 		w.tb.Fatalf("decide(%d, %+v) = %v", nowNS, *r, err)
 	}

@@ -41,8 +41,7 @@ type Request struct {
 	Domain      string
 	Descriptors []Descriptor
 
-	// ChargeEach: every descriptor is decided and charged on its own, in their order, whether the others
-	// are refused or not. Descriptors without a Counter have no limit then.
+	// ChargeEach: Engine.ChargeEach decides it, which Explain has to know.
 	ChargeEach bool
 }
 

@@ -55,7 +55,7 @@ func (c *compiler) fault(at pos, reason string) {
 
 // level compiles the descriptors below parent, which is nil at the top.
 func (c *compiler) level(parent *node, all []branch) level {
-	l := level{keys: make(map[string]*siblings)}
+	var l level
 	patterns := make(map[string][]*pattern)
 	seen := make(map[[2]string]pos, len(all))
 	for i := range all {
@@ -69,7 +69,7 @@ func (c *compiler) level(parent *node, all []branch) level {
 		c.places = c.places[:len(c.places)-1]
 	}
 	for key, all := range patterns {
-		l.keys[key].patterns = newPatterns(all)
+		l.of(key).patterns = newPatterns(all)
 	}
 	return l
 }
@@ -92,10 +92,9 @@ func (c *compiler) duplicate(n *node, at, first pos) {
 }
 
 func (l *level) add(n *node) {
-	s := l.keys[n.key]
+	s := l.of(n.key)
 	if s == nil {
-		s = &siblings{}
-		l.keys[n.key] = s
+		s = l.addKey(n.key)
 	}
 	if n.value == "" {
 		s.any = n
@@ -105,6 +104,21 @@ func (l *level) add(n *node) {
 		s.exact = make(map[string]*node)
 	}
 	s.exact[n.value] = n
+}
+
+func (l *level) addKey(key string) *siblings {
+	s := &siblings{key: key}
+	l.keys = append(l.keys, s)
+	switch n := len(l.keys); {
+	case n == fewKeys+1:
+		l.byName = make(map[string]*siblings, n)
+		for _, s := range l.keys {
+			l.byName[s.key] = s
+		}
+	case n > fewKeys:
+		l.byName[key] = s
+	}
+	return s
 }
 
 // node compiles one descriptor and all below it.

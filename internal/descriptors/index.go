@@ -56,10 +56,30 @@ func (n *node) takesMany() bool { return n.value == "" || isPattern(n.value) }
 func isPattern(value string) bool { return strings.Contains(value, "*") }
 
 // level are the nodes side by side below one other.
-type level struct{ keys map[string]*siblings }
+type level struct {
+	keys   []*siblings          // in the order of the file
+	byName map[string]*siblings // the same, where there are more than fewKeys
+}
+
+// fewKeys is up to how many keys looking at one after the other is faster than a map.
+const fewKeys = 8
+
+// of returns the nodes of a key, nil if there are none.
+func (l *level) of(key string) *siblings {
+	if l.byName != nil {
+		return l.byName[key]
+	}
+	for _, s := range l.keys {
+		if s.key == key {
+			return s
+		}
+	}
+	return nil
+}
 
 // siblings are the nodes of one key of a level.
 type siblings struct {
+	key      string
 	exact    map[string]*node // patterns too: a value may be a pattern's own text
 	patterns *patterns        // nil = none
 	any      *node            // without a value
@@ -86,7 +106,7 @@ func (d *Domain) Match(entries []Entry) *Rule {
 }
 
 func (l *level) find(e *Entry) *node {
-	s := l.keys[e.Key]
+	s := l.of(e.Key)
 	if s == nil {
 		return nil
 	}

@@ -181,6 +181,20 @@ func (s *Set) Domain(name string) (d *Domain, ok bool) {
 	return d, ok
 }
 
+// Domains yields all domains in force, by name.
+func (s *Set) Domains() iter.Seq[*Domain] {
+	return func(yield func(*Domain) bool) {
+		if s == nil {
+			return
+		}
+		for _, name := range slices.Sorted(maps.Keys(s.domains)) {
+			if !yield(s.domains[name]) {
+				return
+			}
+		}
+	}
+}
+
 // Len is the number of domains.
 func (s *Set) Len() int {
 	if s == nil {

@@ -45,6 +45,29 @@ func TestAlloc(t *testing.T) {
 	}
 }
 
+// TestAllocFiles is TestAlloc for a domain of descriptor files.
+func TestAllocFiles(t *testing.T) {
+	s, requests := treeServer(t, 10)
+	answer, i := make([]byte, 0, answerSize), 0
+	decide := func() {
+		c := s.calls.Get().(*call)
+		if err := c.UnmarshalWire(requests[i%len(requests)]); err != nil {
+			t.Error(err)
+		}
+		if err := s.decide(t.Context(), c, -1); err != nil {
+			t.Error(err)
+		}
+		answer, _ = c.MarshalWire(answer[:0])
+		i++
+	}
+	for range requests {
+		decide() // counters and series are there then
+	}
+	if got := testing.AllocsPerRun(1000, decide); got != 0 || len(answer) == 0 {
+		t.Errorf("%v allocations from decoding to an answer of %d bytes, want 0", got, len(answer))
+	}
+}
+
 // allocsOverCodec runs a request through the handler and the codec.
 func allocsOverCodec(t *testing.T, s *Service, request []byte) float64 {
 	t.Helper()

@@ -64,10 +64,15 @@ func appendStatus(b []byte, s *buckets.Status, overrideUnit uint32) []byte {
 		return appendString(b, 3, s.Limit.Name())
 	})
 	b = appendVarint(b, 3, uint64(min(max(s.Remaining, 0), math.MaxUint32)))
-	if s.ResetNS == limits.Never {
+	return appendReset(b, s.ResetNS)
+}
+
+// appendReset appends duration_until_reset, which what never comes has not.
+func appendReset(b []byte, ns int64) []byte {
+	if ns == limits.Never {
 		return b
 	}
-	return appendMessage(b, 4, func(b []byte) []byte { return appendVarint(b, 1, seconds(s.ResetNS)) })
+	return appendMessage(b, 4, func(b []byte) []byte { return appendVarint(b, 1, seconds(ns)) })
 }
 
 // seconds rounds up: Envoy shows only whole seconds.

@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/tps-agent/ratelimitd/internal/buckets"
+	"github.com/tps-agent/ratelimitd/internal/descriptors"
 	"github.com/tps-agent/ratelimitd/internal/httpjson"
 	"github.com/tps-agent/ratelimitd/internal/limits"
 )
@@ -28,7 +29,7 @@ type explainedByDescriptor struct {
 
 type explainedLimit struct {
 	Name    string      `json:"limit"` // as answers have it; "override" for what the request brings along
-	Level   string      `json:"level"` // endpoint or gateway
+	Level   string      `json:"level"` // endpoint, gateway, or descriptor: a descriptor file's
 	Value   string      `json:"value,omitempty"`
 	Row     *limits.Row `json:"row,omitempty"` // absent for the default limit and an override
 	State   string      `json:"state"`         // enforced, shadow, disabled
@@ -62,12 +63,56 @@ func (s *Service) serveExplain(w http.ResponseWriter, r *http.Request) {
 		httpjson.Problem(w, http.StatusBadRequest, err.Error())
 		return
 	}
-	x, err := s.engine.Explain(&request.Request)
+	x, err := s.explain(&request)
 	if err != nil {
 		httpjson.Problem(w, httpStatus(codes.Unavailable), err.Error())
 		return
 	}
-	httpjson.Answer(w, http.StatusOK, explanationOf(&request, &x))
+	httpjson.Answer(w, http.StatusOK, x)
+}
+
+func (s *Service) explain(r *Request) (explanation, error) {
+	domain, err := s.fileDomain(r.Domain)
+	if err != nil {
+		return explanation{}, err
+	}
+	var m matched
+	if domain != nil {
+		m.match(r, domain)
+	}
+	x, err := s.engine.Explain(&r.Request)
+	switch {
+	case err != nil:
+		return explanation{}, err
+	case domain != nil:
+		return m.explain(r, &x, &s.cfg.Files), nil
+	}
+	return explanationOf(r, &x), nil
+}
+
+// explain is explanationOf where a descriptor file names the limits.
+func (m *matched) explain(r *Request, x *buckets.Explanation, cfg *FileConfig) explanation {
+	var d buckets.Decision
+	for i := range x.Descriptors {
+		d.Statuses = append(d.Statuses, buckets.Status{Code: x.Descriptors[i].Code})
+	}
+	m.verdict(&d, cfg)
+	x.Code = d.Code
+	out := explanationOf(r, x)
+	for i := range out.Descriptors {
+		out.Descriptors[i].Code = d.Statuses[i].Code.String()
+		for j := range out.Descriptors[i].Limits {
+			m.explainLimit(&out.Descriptors[i].Limits[j], i, string(r.Descriptors[i].Counter.Key))
+		}
+	}
+	return out
+}
+
+func (m *matched) explainLimit(l *explainedLimit, i int, key string) {
+	l.Level, l.Value = "descriptor", shown(descriptors.ShowKey(key))
+	if rule := m.rules[i].Rule; rule != nil {
+		l.Name = shown(rule.Key())
+	}
 }
 
 func explanationOf(r *Request, x *buckets.Explanation) explanation {

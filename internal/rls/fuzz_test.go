@@ -27,7 +27,30 @@ var fuzzRows = []limits.Limit{
 // fuzzServer has so few buckets and series that invented names reach the bounds.
 func fuzzServer(t *testing.T, loaded bool) *server {
 	t.Helper()
-	return newServer(t, setup{noLimits: !loaded, rls: rls.Config{MaxSeries: 3, ResponseHeaders: true}, buckets: buckets.Config{MaxBuckets: 3}}, fuzzRows...)
+	f := newServer(t, setup{noLimits: !loaded, rls: rls.Config{MaxSeries: 3, ResponseHeaders: true, Files: rls.FileConfig{Metadata: true}}, buckets: buckets.Config{MaxBuckets: 3}}, fuzzRows...)
+	f.serveFile(t, fuzzFile)
+	return f
+}
+
+// fuzzFile is the domain files, with rules of every kind.
+const fuzzFile = `
+domain: files
+descriptors:
+- {key: k, detailed_metric: true, metadata: {a: {b: 1}}, rate_limit: {unit: minute, requests_per_unit: 2, name: k}}
+- {key: p, value: 'a*b', share_threshold: true, metadata: {a: {c: 1}}, rate_limit: {unit: second, requests_per_unit: 1, algorithm: token_bucket, replaces: [{name: k}]}}
+- {key: q, quota_mode: true, rate_limit: {unit: day, requests_per_unit: 0, algorithm: sliding_window}}
+- {key: s, shadow_mode: true, value_to_metric: true, rate_limit: {per_seconds: 7, requests_per_unit: 4294967295}}
+- {key: u, rate_limit: {unlimited: true}, descriptors: [{key: u, rate_limit: {unit: year, requests_per_unit: 0}}]}
+`
+
+// fileRequests are requests of the domain files.
+func fileRequests(use func(*ratelimitv3.RateLimitRequest)) {
+	for _, r := range []*ratelimitv3.RateLimitRequest{
+		askIn("files", d("k", "v"), d("k", "v"), d("x", "")), askIn("files", d("p", "a1b"), d("p", "a2b"), d("k", "")),
+		askIn("files", d("q", ""), d("s", "x"), d("u", "x"), d("u", "x", "u", "y"), d()), askHits(1e9, d("k", "v")),
+	} {
+		use(r)
+	}
 }
 
 func conformanceRequests(use func(*ratelimitv3.RateLimitRequest)) {
@@ -44,6 +67,7 @@ func conformanceRequests(use func(*ratelimitv3.RateLimitRequest)) {
 // the one error that such bytes may get.
 func FuzzShouldRateLimit(f *testing.F) {
 	conformanceRequests(func(r *ratelimitv3.RateLimitRequest) { f.Add(encode(r)) })
+	fileRequests(func(r *ratelimitv3.RateLimitRequest) { f.Add(encode(r)) })
 	for _, raw := range []string{"", "\xff", "\x0a\x04shop\x12\x00", "\x0a\x01\xff\x12\x0c\x0a\x0a\x0a\x07gateway\x12\xff"} {
 		f.Add([]byte(raw))
 	}

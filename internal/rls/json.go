@@ -101,7 +101,7 @@ func reason(err error) string {
 
 func (s *Service) writeJSON(w http.ResponseWriter, c *call) {
 	var m ratelimitv3.RateLimitResponse
-	if err := proto.Unmarshal(appendAnswer(nil, &c.request, &c.decision, s.cfg.ResponseHeaders), &m); err != nil {
+	if err := proto.Unmarshal(c.appendAnswer(nil), &m); err != nil {
 		httpjson.Problem(w, http.StatusInternalServerError, "encoding the answer: "+err.Error())
 		return
 	}
@@ -111,7 +111,7 @@ func (s *Service) writeJSON(w http.ResponseWriter, c *call) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	if after, ok := retryAfter(&c.decision); ok {
+	if after, ok := retryAfter(&c.decision); ok && c.matched.domain == nil {
 		w.Header().Set("Retry-After", strconv.FormatUint(after, 10))
 	}
 	if c.decision.Code == buckets.OverLimit {

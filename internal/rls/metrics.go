@@ -21,9 +21,19 @@ type metrics struct {
 	json      prometheus.Counter
 	errors    *prometheus.CounterVec
 
-	maxSeries int
-	mu        sync.RWMutex
-	series    map[seriesKey]prometheus.Counter
+	series bounded[seriesKey]
+	hits   bounded[hitsKey]
+}
+
+// bounded are the series of names that clients choose: most of them at most, what comes then counts as
+// other.
+type bounded[K comparable] struct {
+	most   int
+	mu     sync.RWMutex
+	series map[K]prometheus.Counter
+	make   func(K) prometheus.Counter
+	other  func(K) prometheus.Counter
+	keep   func(K) K // with names of its own
 }
 
 // seriesKey is a series by its names as [shown] makes them.
@@ -40,8 +50,6 @@ func newMetrics(maxSeries int, engine *buckets.Engine, reg prometheus.Registerer
 		Name: "ratelimitd_requests_total", Help: "RateLimitRequests received, by protocol (grpc, json).",
 	}, []string{"protocol"})
 	m := &metrics{
-		maxSeries: maxSeries,
-		series:    make(map[seriesKey]prometheus.Counter),
 		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "ratelimitd_decisions_total",
 			Help: "Decisions by what was asked and the answer (ok, over_limit, shadow: let through, though a limit in shadow mode would have refused). Beyond TPS_MAX_SERIES names count as other.",
@@ -62,7 +70,31 @@ func newMetrics(maxSeries int, engine *buckets.Engine, reg prometheus.Registerer
 		grpc: requests.WithLabelValues("grpc"),
 		json: requests.WithLabelValues("json"),
 	}
-	collectors := append(engineCollectors(engine), requests, m.decisions, m.duration, m.hold, m.errors)
+	m.series = bounded[seriesKey]{
+		most: maxSeries, series: make(map[seriesKey]prometheus.Counter),
+		make: func(k seriesKey) prometheus.Counter {
+			return m.decisions.WithLabelValues(k.domain, k.gateway, k.endpoint, k.code)
+		},
+		other: func(k seriesKey) prometheus.Counter {
+			return m.decisions.WithLabelValues(otherName, otherName, otherName, k.code)
+		},
+		keep: func(k seriesKey) seriesKey {
+			return seriesKey{strings.Clone(k.domain), strings.Clone(k.gateway), strings.Clone(k.endpoint), k.code}
+		},
+	}
+	hits := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "ratelimitd_descriptor_hits_total",
+		Help: "Hits that the limits of descriptor files have counted, each in one result: within_limit, near_limit (above TPS_NEAR_LIMIT_RATIO of the limit), over_limit, shadow (beyond a limit in shadow mode). Beyond TPS_MAX_SERIES names count as other.",
+	}, []string{"domain", "limit", "result"})
+	m.hits = bounded[hitsKey]{
+		most: maxSeries, series: make(map[hitsKey]prometheus.Counter),
+		make: func(k hitsKey) prometheus.Counter { return hits.WithLabelValues(k.domain, k.limit, k.result.String()) },
+		other: func(k hitsKey) prometheus.Counter {
+			return hits.WithLabelValues(otherName, otherName, k.result.String())
+		},
+		keep: func(k hitsKey) hitsKey { return hitsKey{strings.Clone(k.domain), strings.Clone(k.limit), k.result} },
+	}
+	collectors := append(engineCollectors(engine), requests, m.decisions, hits, m.duration, m.hold, m.errors)
 	for _, c := range collectors {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("registering the metrics of the rate limit service: %w", err)
@@ -95,22 +127,57 @@ func engineCollectors(engine *buckets.Engine) []prometheus.Collector {
 func (m *metrics) failed(code codes.Code) { m.errors.WithLabelValues(code.String()).Inc() }
 
 // decided counts one decision. took includes the time that the request was held.
-func (m *metrics) decided(r *Request, d *buckets.Decision, took time.Duration) {
+func (m *metrics) decided(c *call, took time.Duration) {
+	r, d := &c.request, &c.decision
 	if d.Held {
 		m.hold.Observe(time.Duration(d.WaitedNS).Seconds())
 	}
 	m.duration.Observe(max(took-time.Duration(d.WaitedNS), 0).Seconds())
-	key := seriesKey{domain: shown(r.Domain), code: "ok"}
+	kind := outcomeOf(d, c.matched.shadowed)
+	if c.matched.domain != nil {
+		m.decidedByFile(c.matched.domain, kind)
+		return
+	}
+	key := seriesKey{domain: shown(r.Domain), code: kind.String()}
 	if i := describing(r, d); i >= 0 {
 		key.gateway, key.endpoint = shown(r.Descriptors[i].Gateway), shown(r.Descriptors[i].Endpoint)
 	}
+	m.series.get(key).Inc()
+}
+
+// decidedByFile is decided for a domain whose requests name neither gateway nor endpoint.
+func (m *metrics) decidedByFile(domain *fileDomain, kind outcome) {
+	kept := &domain.decisions[kind]
+	series := kept.Load()
+	if series == nil {
+		series = new(m.series.get(seriesKey{domain: shown(domain.Name()), code: kind.String()}))
+		kept.Store(series)
+	}
+	(*series).Inc()
+}
+
+// outcome is what has become of a request.
+type outcome uint8
+
+const (
+	admitted outcome = iota
+	refused
+	shadowOnly // let through, though a limit in shadow mode would have refused
+
+	outcomes
+)
+
+func (o outcome) String() string { return [outcomes]string{"ok", "over_limit", "shadow"}[o] }
+
+// outcomeOf tells the outcome; shadowed says that all limits are in shadow mode, and one has refused.
+func outcomeOf(d *buckets.Decision, shadowed bool) outcome {
 	switch {
 	case d.Code == buckets.OverLimit:
-		key.code = "over_limit"
-	case shadowRefused(d):
-		key.code = "shadow"
+		return refused
+	case shadowed || shadowRefused(d):
+		return shadowOnly
 	}
-	m.counter(key).Inc()
+	return admitted
 }
 
 func shadowRefused(d *buckets.Decision) bool {
@@ -122,25 +189,25 @@ func shadowRefused(d *buckets.Decision) bool {
 	return false
 }
 
-// counter returns the series of a key, whose names are as they are shown, so that there are no
-// more series than keys. It does not keep the key's strings.
-func (m *metrics) counter(key seriesKey) prometheus.Counter {
-	m.mu.RLock()
-	c := m.series[key]
-	m.mu.RUnlock()
+// get returns the series of a key, whose names are as they are shown, so that there are no more series
+// than keys. It does not keep the key's strings.
+func (b *bounded[K]) get(key K) prometheus.Counter {
+	b.mu.RLock()
+	c := b.series[key]
+	b.mu.RUnlock()
 	if c != nil {
 		return c
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if c := m.series[key]; c != nil {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if c := b.series[key]; c != nil {
 		return c
 	}
-	if len(m.series) >= m.maxSeries {
-		return m.decisions.WithLabelValues(otherName, otherName, otherName, key.code)
+	if len(b.series) >= b.most {
+		return b.other(key)
 	}
-	key.domain, key.gateway, key.endpoint = strings.Clone(key.domain), strings.Clone(key.gateway), strings.Clone(key.endpoint)
-	c = m.decisions.WithLabelValues(key.domain, key.gateway, key.endpoint, key.code)
-	m.series[key] = c
+	key = b.keep(key)
+	c = b.make(key)
+	b.series[key] = c
 	return c
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	_ "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3" // descriptors for reflection
@@ -24,7 +25,8 @@ type Config struct {
 	ResponseHeaders bool     // also send x-ratelimit-limit, -remaining and -reset
 	// BodyTimeout is the time within which the body of POST /json must have arrived; 0 = 10 s.
 	BodyTimeout time.Duration
-	MaxSeries   int // decisions series of names before the rest counts as `other`
+	MaxSeries   int // series of names in each family before the rest counts as `other`
+	Files       FileConfig
 }
 
 func (c *Config) validate() error {
@@ -44,6 +46,7 @@ type Service struct {
 	engine  *buckets.Engine
 	metrics *metrics
 	calls   sync.Pool
+	files   atomic.Pointer[fileDomains]
 }
 
 // New returns a Service over engine. It registers its metrics, the engine's among them.
@@ -58,6 +61,9 @@ func New(cfg Config, engine *buckets.Engine, reg prometheus.Registerer) (*Servic
 	if cfg.BodyTimeout <= 0 {
 		cfg.BodyTimeout = httpjson.DefaultBodyTimeout
 	}
+	if cfg.Files.NearRatio == 0 {
+		cfg.Files.NearRatio = 0.8
+	}
 	s := &Service{cfg: cfg, engine: engine, metrics: m}
 	s.calls.New = func() any { return &call{service: s} }
 	return s, nil
@@ -67,6 +73,7 @@ func New(cfg Config, engine *buckets.Engine, reg prometheus.Registerer) (*Servic
 type call struct {
 	service  *Service
 	request  Request
+	matched  matched
 	decision buckets.Decision
 }
 
@@ -75,9 +82,16 @@ func (c *call) UnmarshalWire(b []byte) error { return c.request.UnmarshalWire(b)
 
 // MarshalWire appends the answer, and gives the call back: it is used for nothing after.
 func (c *call) MarshalWire(b []byte) ([]byte, error) {
-	b = appendAnswer(b, &c.request, &c.decision, c.service.cfg.ResponseHeaders)
+	b = c.appendAnswer(b)
 	c.release()
 	return b, nil
+}
+
+func (c *call) appendAnswer(b []byte) []byte {
+	if c.matched.domain != nil {
+		return c.service.appendFileAnswer(b, c)
+	}
+	return appendAnswer(b, &c.request, &c.decision, c.service.cfg.ResponseHeaders)
 }
 
 // What is kept for the next request is bounded: a few bytes on the wire can be a descriptor,
@@ -92,6 +106,7 @@ func (c *call) release() {
 		return
 	}
 	c.decision.Release()
+	c.matched.release()
 	c.service.calls.Put(c)
 }
 
@@ -124,14 +139,23 @@ func shouldRateLimit(srv any, ctx context.Context, decode func(any) error, _ grp
 // decide answers the request of c, waiting where a limit says so, at most maxWait (negative =
 // what the limits allow).
 func (s *Service) decide(ctx context.Context, c *call, maxWait time.Duration) error {
-	start := time.Now()
+	startNS := s.engine.NowNS()
 	if err := c.request.prepare(&s.cfg); err != nil {
 		return err
 	}
-	if err := s.engine.Do(ctx, &c.request.Request, maxWait, &c.decision); err != nil {
+	domain, err := s.fileDomain(c.request.Domain)
+	switch {
+	case err != nil:
+	case domain != nil:
+		err = s.decideFile(ctx, c, domain, startNS)
+	default:
+		c.matched.domain = nil
+		err = s.engine.Do(ctx, &c.request.Request, maxWait, &c.decision)
+	}
+	if err != nil {
 		return err
 	}
-	s.metrics.decided(&c.request, &c.decision, time.Since(start))
+	s.metrics.decided(c, time.Duration(s.engine.NowNS()-startNS))
 	return nil
 }
 
@@ -142,7 +166,7 @@ func grpcStatus(ctx context.Context, err error) *status.Status {
 	switch {
 	case errors.As(err, &invalid):
 		return status.New(codes.InvalidArgument, err.Error())
-	case errors.Is(err, buckets.ErrNoTable):
+	case errors.Is(err, buckets.ErrNoTable), errors.Is(err, errNoFiles):
 		return status.New(codes.Unavailable, err.Error())
 	}
 	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
