@@ -5,6 +5,7 @@ import (
 
 	"github.com/tps-agent/ratelimitd/internal/admin"
 	"github.com/tps-agent/ratelimitd/internal/buckets"
+	"github.com/tps-agent/ratelimitd/internal/descriptors"
 	"github.com/tps-agent/ratelimitd/internal/limits"
 )
 
@@ -24,6 +25,9 @@ func shownBucket(b *buckets.BucketState) admin.Bucket {
 	}
 	if b.Limit.Gateway == "" {
 		out.Limit = "override"
+	}
+	if b.Counter != "" {
+		out.Limit = descriptors.ShowKey(b.Counter)
 	}
 	if b.HasEndpoint {
 		out.Endpoint = &b.Endpoint

@@ -22,6 +22,8 @@ func (s *server) lockEarly() error {
 
 // lockDataDir makes the data directory and keeps other processes out of it.
 func (s *server) lockDataDir() error {
+	s.locking.Lock()
+	defer s.locking.Unlock()
 	if s.lock != nil {
 		return nil
 	}

@@ -18,9 +18,13 @@ func (s *server) debugHandler() http.Handler {
 	return mux
 }
 
-// rlconfig shows the limits in force, one a line.
+// rlconfig shows the limits in force, one a line: those of descriptor files by domain and in the order
+// of the file, then the rows.
 func (s *server) rlconfig(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	for d := range s.service.Files().Domains() {
+		writeDomain(w, d)
+	}
 	t := s.current.Load()
 	if t == nil {
 		fmt.Fprintln(w, "no limits have been loaded yet")

@@ -86,7 +86,8 @@ func metricsTable() (string, error) {
 	all := map[string]*dto.MetricFamily{}
 	for _, s := range []settings{
 		{TLSCert: missing, TLSKey: missing, TLSClientCA: missing},
-		{DatabaseURL: "postgres://localhost/none", CollectorURL: "http://localhost"}, // nothing connects before it runs
+		{DatabaseURL: "postgres://localhost/none", CollectorURL: "http://localhost", ConfigDir: "."}, // nothing connects before it runs
+		{ConfigXDS: "localhost:1"},
 	} {
 		families, err := metricsWith(&s)
 		if err != nil {

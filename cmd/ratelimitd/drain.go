@@ -155,6 +155,9 @@ func (s *server) cut() {
 	s.handshakes.endBy(time.Now())
 	_ = s.http.Close()  // the process ends
 	_ = s.debug.Close() // as above
+	if s.metrics != nil {
+		_ = s.metrics.Close() // as above
+	}
 	s.grpc.Stop()
 }
 

@@ -23,7 +23,7 @@ import (
 //go:generate go run . docs ../../README.md ../../docs/operations.md
 
 func main() {
-	os.Exit(run(context.Background(), os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
+	os.Exit(run(context.Background(), os.Args[1:], asRatelimit(os.Args[0], os.Environ()), os.Stdout, os.Stderr))
 }
 
 // cli are the commands.
@@ -31,6 +31,7 @@ type cli struct {
 	Serve   serveCmd   `cmd:"" default:"withargs" help:"Serve Envoy and the API (the default)."`
 	Migrate migrateCmd `cmd:"" help:"Bring the schema of the database up to date, and end."`
 	Limits  limitsCmd  `cmd:"" help:"List, set and delete limits through the API of a running server."`
+	Config  configCmd  `cmd:"" help:"Check descriptor files."`
 	Check   checkCmd   `cmd:"" help:"Ask a running server for a decision, and print it."`
 	Top     topCmd     `cmd:"" help:"Show what a running server measures, in a table that is always new."`
 	Ingest  ingestCmd  `cmd:"" help:"Bring an access log of Envoy in JSON, or a file of transactions, into a running server."`
@@ -59,6 +60,8 @@ const description = `ratelimitd is Envoy's external rate limit service: limits a
                                                           what would that have refused yesterday? (writes nothing)
   ratelimitd top                                          transactions per second and percentiles, live
   ratelimitd ingest access.log.gz                         count a log file of Envoy (started again, it counts nothing twice)
+  ratelimitd config check DIR                             are these descriptor files of envoyproxy/ratelimit good?
+  ratelimitd limits import DIR                            make rows of them, where that can be done
   ratelimitd check gateway=shop endpoint=pay              what would Envoy be told? (charges one hit)
 
 Every setting of serve is a flag and an environment variable; the flag wins.`
@@ -83,7 +86,7 @@ func run(ctx context.Context, args, env []string, stdout, stderr io.Writer) int 
 		return 2
 	}
 	switch err := c.dispatch(ctx, kctx.Command(), env, stdout, stderr); {
-	case errors.Is(err, errRefused):
+	case errors.Is(err, errRefused), errors.Is(err, errIncomplete):
 		return 1
 	case err != nil:
 		report(stderr, err)
@@ -99,6 +102,8 @@ func (c *cli) dispatch(ctx context.Context, command string, env []string, stdout
 		return c.Migrate.run(ctx, env, stderr)
 	case "limits":
 		return c.Limits.run(ctx, words[1], env, stdout)
+	case "config":
+		return c.Config.run(stdout, stderr)
 	case "check":
 		return c.Check.run(ctx, env, stdout)
 	case "top":

@@ -59,6 +59,7 @@ type limitsCmd struct {
 		remote
 		keyFlags
 	} `cmd:"" help:"Delete the limit of exactly this key."`
+	Import importFlags `cmd:"" help:"Make rows of the gateway and endpoint limits per second of descriptor files, and say what cannot be one."`
 }
 
 // keyFlags name a row.
@@ -76,7 +77,7 @@ func (k *keyFlags) key() limits.Key {
 }
 
 func (c *limitsCmd) run(ctx context.Context, command string, env []string, stdout io.Writer) error {
-	remotes := map[string]*remote{"list": &c.List.remote, "set": &c.Set.remote, "delete": &c.Delete.remote}
+	remotes := map[string]*remote{"list": &c.List.remote, "set": &c.Set.remote, "delete": &c.Delete.remote, "import": &c.Import.remote}
 	api, err := remotes[command].client(env)
 	if err != nil {
 		return err
@@ -84,6 +85,8 @@ func (c *limitsCmd) run(ctx context.Context, command string, env []string, stdou
 	switch command {
 	case "set":
 		return c.set(ctx, api, stdout)
+	case "import":
+		return c.Import.run(ctx, api, stdout)
 	case "delete":
 		if err := api.DeleteLimit(ctx, c.Delete.key()); err != nil {
 			return err

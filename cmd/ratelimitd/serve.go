@@ -12,6 +12,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -51,6 +52,7 @@ func (s *settings) run(ctx context.Context, env []string, stdout, stderr io.Writ
 	}
 	log := newLogger(cfg, stderr)
 	cfg.warn(ctx, log)
+	cfg.sayAliases(ctx, log)
 	limitMemory(memlimit.FromCgroup, log)
 	srv, err := newServer(cfg, log)
 	if err != nil {
@@ -114,9 +116,12 @@ type server struct {
 	history  *history.Store                      // nil without Postgres
 	pools    struct{ log, others *pgxpool.Pool } // of history; nil without Postgres
 	logs     *accesslog.Service
+	service  *rls.Service
+	domains  domains                                                       // nil without TPS_CONFIG_DIR and TPS_CONFIG_XDS
 	line     func([]byte) (t traffic.Transaction, counted bool, err error) // of an access log in JSON
 	usage    *usage.Store
 	lock     *flock.Flock // of the data directory; nil while nothing is kept there
+	locking  sync.Mutex   // of lock
 	certs    *certs.Store // nil = the ports are plain
 	draining atomic.Bool
 
@@ -127,7 +132,8 @@ type server struct {
 	grpc      *grpc.Server
 	http      *http.Server
 	debug     *http.Server
-	listeners struct{ grpc, http, debug net.Listener }
+	metrics   *http.Server // nil without TPS_METRICS_ADDR
+	listeners struct{ grpc, http, debug, metrics net.Listener }
 
 	handshakes *handshakes // of the connections of gRPC
 }
@@ -135,7 +141,7 @@ type server struct {
 // newServer makes every part and opens the ports; nothing runs yet.
 func newServer(cfg config, log *slog.Logger) (*server, error) {
 	s := prepare(cfg, log, prometheus.NewRegistry())
-	for _, step := range slices.Concat([]func() error{s.lockEarly}, s.parts(), []func() error{s.loadUsage, s.listen}) {
+	for _, step := range slices.Concat([]func() error{s.lockEarly}, s.parts(), []func() error{s.loadUsage, s.loadDomains, s.listen}) {
 		if err := step(); err != nil {
 			s.close()
 			return nil, err
@@ -153,13 +159,13 @@ func prepare(cfg config, log *slog.Logger, reg registry) *server {
 
 // parts are the steps that make what has metrics. They touch nothing outside of the process.
 func (s *server) parts() []func() error {
-	return []func() error{s.registerMetrics, s.makeCerts, s.makeStore, s.makeUsage, s.makeRecorder, s.makeServers}
+	return []func() error{s.registerMetrics, s.makeCerts, s.makeStore, s.makeUsage, s.makeRecorder, s.makeServers, s.makeDomains}
 }
 
 // close frees what newServer opened.
 func (s *server) close() {
 	s.endWatches()
-	for _, l := range []net.Listener{s.listeners.grpc, s.listeners.http, s.listeners.debug} {
+	for _, l := range []net.Listener{s.listeners.grpc, s.listeners.http, s.listeners.debug, s.listeners.metrics} {
 		if l != nil {
 			_ = l.Close() // usually closed by its server already
 		}
@@ -225,8 +231,10 @@ func (s *server) makeStore() (err error) {
 // makeServers registers every service. There is no limit on concurrent streams: Envoy fills a
 // connection before it knows of one, and lets through what is refused then.
 func (s *server) makeServers() error {
-	service, err := rls.New(rls.Config{
+	var err error
+	s.service, err = rls.New(rls.Config{
 		GatewayKeys: s.cfg.gatewayKeys, EndpointKeys: s.cfg.endpointKeys, ResponseHeaders: s.cfg.responseHeaders, MaxSeries: s.cfg.maxSeries,
+		Files: s.cfg.descriptors.files,
 	}, s.engine, s.registry)
 	if err != nil {
 		return err
@@ -239,15 +247,18 @@ func (s *server) makeServers() error {
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.StreamInterceptor(s.endWithDrain),
 	)
-	service.Register(s.grpc)
+	s.service.Register(s.grpc)
 	s.logs.Register(s.grpc)
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	s.setHealth(healthpb.HealthCheckResponse_NOT_SERVING)
-	s.current.OnSwap(func(*limits.Table) { s.setHealth(healthpb.HealthCheckResponse_SERVING) })
+	s.current.OnSwap(func(*limits.Table) { s.updateHealth() })
 	const headerTimeout, idleTimeout = 10 * time.Second, 2 * time.Minute // no write timeout: /json may be held for long
-	s.http = &http.Server{Handler: s.adminHandler(service), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+	s.http = &http.Server{Handler: s.adminHandler(), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 	s.debug = &http.Server{Handler: s.debugHandler(), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout}
+	if s.cfg.metricsAddr != "" {
+		s.metrics = &http.Server{Handler: s.metricsHandler(), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout}
+	}
 	return nil
 }
 
@@ -263,16 +274,18 @@ const handshakeTimeout = 5 * time.Second
 // client that does not name its protocol (ALPN), which Envoy does only where it is told to, and an
 // Envoy that is refused lets every request through.
 func (s *server) serveGRPC() error {
-	if s.certs == nil {
+	if s.certs == nil || s.cfg.grpcPlain {
 		return s.grpc.Serve(s.handshakes)
 	}
 	return s.grpc.Serve(tls.NewListener(s.handshakes, s.certs.Server(tls.RequireAndVerifyClientCert, "h2")))
 }
 
+func (s *server) plainHTTP() bool { return s.certs == nil || s.cfg.httpPlain }
+
 // serveHTTP serves the API; probes come without a client certificate, so that it is admin which
 // demands one.
 func (s *server) serveHTTP() error {
-	if s.certs == nil {
+	if s.plainHTTP() {
 		return s.http.Serve(s.listeners.http)
 	}
 	s.http.TLSConfig = s.certs.Server(tls.VerifyClientCertIfGiven, "h2", "http/1.1")
@@ -284,9 +297,16 @@ func (s *server) setHealth(status healthpb.HealthCheckResponse_ServingStatus) {
 	s.health.SetServingStatus("ratelimit", status)
 }
 
-func (s *server) adminHandler(service *rls.Service) http.Handler {
-	return admin.New(admin.Config{Tokens: s.cfg.tokens, ClientCertificates: s.cfg.tls.ClientCA != ""}, admin.Deps{
-		Store: s.store, Current: s.current, Gatherer: s.registry, JSON: service.JSON(), Explain: service.Explain(), Log: s.log,
+// updateHealth says yes once everything is there that decisions need.
+func (s *server) updateHealth() {
+	if s.current.Load() != nil && (!s.cfg.descriptors.configured() || s.service.Files() != nil) {
+		s.setHealth(healthpb.HealthCheckResponse_SERVING)
+	}
+}
+
+func (s *server) adminHandler() http.Handler {
+	return admin.New(admin.Config{Tokens: s.cfg.tokens, ClientCertificates: s.cfg.tls.ClientCA != "" && !s.cfg.httpPlain}, admin.Deps{
+		Store: s.store, Current: s.current, Gatherer: s.registry, JSON: s.service.JSON(), Explain: s.service.Explain(), FileDomain: s.fileDomain, Log: s.log,
 		Fullest: s.fullest, ResetBucket: s.resetBucket,
 		Received: s.received, Stats: s.stats, Seconds: s.seconds, WhatIfRange: s.whatIfRange(), Done: s.watches.Done(),
 		Offer: s.recorder.Offer, Receive: s.recorder.Receive, Line: s.line,
@@ -299,6 +319,8 @@ func (s *server) adminHandler(service *rls.Service) http.Handler {
 			}},
 			{Name: "source", Run: s.store.Ready},
 			{Name: "tls", Run: s.tlsReady},
+			{Name: "descriptors", Run: s.domainsReady},
+			{Name: "descriptors_loaded", Fatal: true, Run: s.domainsLoaded},
 			{Name: "running", Fatal: true, Run: func() error {
 				if s.draining.Load() {
 					return errors.New("the server is stopping")
@@ -320,7 +342,15 @@ func (s *server) listen() (err error) {
 	for _, l := range []struct {
 		name, addr string
 		to         *net.Listener
-	}{{"TPS_GRPC_ADDR", s.cfg.grpcAddr, &s.listeners.grpc}, {"TPS_HTTP_ADDR", s.cfg.httpAddr, &s.listeners.http}, {"TPS_DEBUG_ADDR", s.cfg.debugAddr, &s.listeners.debug}} {
+	}{
+		{"TPS_GRPC_ADDR", s.cfg.grpcAddr, &s.listeners.grpc},
+		{"TPS_HTTP_ADDR", s.cfg.httpAddr, &s.listeners.http},
+		{"TPS_DEBUG_ADDR", s.cfg.debugAddr, &s.listeners.debug},
+		{"TPS_METRICS_ADDR", s.cfg.metricsAddr, &s.listeners.metrics},
+	} {
+		if l.addr == "" {
+			continue
+		}
 		if *l.to, err = net.Listen("tcp", l.addr); err != nil {
 			return fmt.Errorf("%s=%q: %w", l.name, l.addr, err)
 		}
@@ -341,6 +371,12 @@ func (s *server) run(ctx context.Context, stdout io.Writer) error {
 	group.Go(func() error { return s.engine.Run(live) })
 	group.Go(func() error { return s.usage.Run(live) })
 	group.Go(func() error { return s.recorder.Run(live) })
+	if s.domains != nil {
+		group.Go(func() error { return s.domains.Run(live) })
+	}
+	if s.metrics != nil {
+		group.Go(func() error { return named("serving metrics", ignoreClosed(s.metrics.Serve(s.listeners.metrics))) })
+	}
 	group.Go(func() error { return named("serving gRPC", ignoreClosed(until(live, s.serveGRPC))) })
 	group.Go(func() error { return named("serving HTTP", ignoreClosed(s.serveHTTP())) })
 	if s.certs != nil {
@@ -374,7 +410,7 @@ func ignoreClosed(err error) error {
 // greet says in three lines where Envoy must point, where API and metrics are, and how to try.
 func (s *server) greet(w io.Writer) {
 	grpcAddr, httpAddr := reachable(s.listeners.grpc.Addr()), "http://"+reachable(s.listeners.http.Addr())
-	if s.certs != nil {
+	if !s.plainHTTP() {
 		httpAddr = "https" + strings.TrimPrefix(httpAddr, "http")
 	}
 	fmt.Fprintf(w, "Envoy:   point rate_limit_service and the gRPC access log at %s (examples in envoy/)\n", grpcAddr)

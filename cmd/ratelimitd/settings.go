@@ -25,6 +25,8 @@ type settings struct {
 	HTTPAddr  string `name:"http-addr" setting:"TPS_HTTP_ADDR" fallback:":8080" help:"REST API, /json, /healthcheck, /healthz, /readyz, /metrics."`
 	DebugAddr string `name:"debug-addr" setting:"TPS_DEBUG_ADDR" fallback:"127.0.0.1:6070" help:"pprof and /rlconfig; on loopback only."`
 
+	MetricsAddr string `name:"metrics-addr" setting:"TPS_METRICS_ADDR" help:"Another address that serves /metrics alone, over plain HTTP."`
+
 	DatabaseURL string `name:"database-url" setting:"TPS_DATABASE_URL" secret:"true" help:"Postgres 15 or later, as postgres://user:password@host:port/database. Without it and TPS_DB_HOST limits come from TPS_LIMITS_FILE."`
 	DBHost      string `name:"db-host" setting:"TPS_DB_HOST" help:"Postgres host, where TPS_DATABASE_URL is not set."`
 	DBPort      string `name:"db-port" setting:"TPS_DB_PORT" fallback:"5432" help:"Postgres port."`
@@ -36,6 +38,25 @@ type settings struct {
 	PollInterval string `name:"poll-interval" setting:"TPS_POLL_INTERVAL" fallback:"5s" help:"Limits are re-read this often beside LISTEN, which PgBouncer breaks."`
 	Migrate      string `name:"migrate" setting:"TPS_MIGRATE" fallback:"true" help:"Bring the schema up to date at the start."`
 	LimitsFile   string `name:"limits-file" setting:"TPS_LIMITS_FILE" fallback:"./ratelimitd-limits.yaml" help:"Limits without Postgres: read, watched, and written by the API. Missing = empty."`
+
+	ConfigDir         string `name:"config-dir" setting:"TPS_CONFIG_DIR" help:"Descriptor files in the format of envoyproxy/ratelimit: each names a domain, whose rows do not apply. All files below it, watched."`
+	ConfigXDS         string `name:"config-xds" setting:"TPS_CONFIG_XDS" help:"host:port of an xDS server that serves such domains (Envoy Gateway), in place of TPS_CONFIG_DIR."`
+	ConfigXDSNode     string `name:"config-xds-node" setting:"TPS_CONFIG_XDS_NODE" fallback:"default" help:"Node id that the xDS server is told."`
+	ConfigXDSMetadata string `name:"config-xds-metadata" setting:"TPS_CONFIG_XDS_METADATA" help:"Metadata of the node: key=value,key=value."`
+	ConfigXDSHeaders  string `name:"config-xds-headers" setting:"TPS_CONFIG_XDS_HEADERS" secret:"true" help:"Headers for the xDS server: name=value,name=value."`
+	ConfigXDSTLS      string `name:"config-xds-tls" setting:"TPS_CONFIG_XDS_TLS" fallback:"false" help:"TLS to the xDS server; the files below are read again for each connection."`
+	ConfigXDSCA       string `name:"config-xds-ca" setting:"TPS_CONFIG_XDS_CA" help:"PEM file of authorities of the xDS server; empty = those of the system."`
+	ConfigXDSCert     string `name:"config-xds-cert" setting:"TPS_CONFIG_XDS_CERT" help:"PEM file of the certificate that the xDS server is shown."`
+	ConfigXDSKey      string `name:"config-xds-key" setting:"TPS_CONFIG_XDS_KEY" help:"PEM file of its key."`
+	ConfigXDSName     string `name:"config-xds-name" setting:"TPS_CONFIG_XDS_NAME" help:"Name in the certificate of the xDS server, where it is not the host."`
+
+	ShadowMode       string `name:"shadow-mode" setting:"TPS_SHADOW_MODE" fallback:"false" help:"Descriptor files: no request is refused; statuses keep the truth."`
+	QuotaMode        string `name:"quota-mode" setting:"TPS_QUOTA_MODE" fallback:"false" help:"Descriptor files: every descriptor is one of quota_mode."`
+	ResponseMetadata string `name:"response-metadata" setting:"TPS_RESPONSE_METADATA" fallback:"false" help:"Descriptor files: answers carry what was asked and the metadata of limits as dynamic metadata."`
+	NearLimitRatio   string `name:"near-limit-ratio" setting:"TPS_NEAR_LIMIT_RATIO" fallback:"0.8" help:"Descriptor files: hits above this part of a limit are counted as near it."`
+	LimitHeader      string `name:"limit-header" setting:"TPS_LIMIT_HEADER" fallback:"RateLimit-Limit" help:"Descriptor files: header of the limit, with TPS_RESPONSE_HEADERS."`
+	RemainingHeader  string `name:"remaining-header" setting:"TPS_REMAINING_HEADER" fallback:"RateLimit-Remaining" help:"Descriptor files: header of what is left, with TPS_RESPONSE_HEADERS."`
+	ResetHeader      string `name:"reset-header" setting:"TPS_RESET_HEADER" fallback:"RateLimit-Reset" help:"Descriptor files: header of the seconds until the window ends, with TPS_RESPONSE_HEADERS."`
 
 	DefaultMaxTPS   string `name:"default-max-tps" setting:"TPS_DEFAULT_MAX_TPS" fallback:"1000" help:"Limit of the requests of a (domain, gateway) that no row matches; 0 = unlimited."`
 	GatewayKeys     string `name:"gateway-keys" setting:"TPS_GATEWAY_KEYS" fallback:"gateway" help:"Descriptor keys that carry the gateway; the order decides."`
@@ -68,6 +89,9 @@ type settings struct {
 	TLSKey      string `name:"tls-key" setting:"TPS_TLS_KEY" help:"PEM file of its key."`
 	TLSClientCA string `name:"tls-client-ca" setting:"TPS_TLS_CLIENT_CA" help:"PEM file of authorities: clients must show a certificate of one of them, but for /healthz, /readyz and /healthcheck."`
 
+	TLSClientSAN string `name:"tls-client-san" setting:"TPS_TLS_CLIENT_SAN" help:"Name (DNS, URI, IP or e-mail) that a client's certificate must have besides."`
+	TLSPorts     string `name:"tls-ports" setting:"TPS_TLS_PORTS" fallback:"grpc,http" help:"Ports that speak TLS where TPS_TLS_CERT is set: grpc, http."`
+
 	DrainDelay string `name:"drain-delay" setting:"TPS_DRAIN_DELAY" fallback:"5s" help:"At SIGTERM health says no and everything is still served for this long."`
 	DrainTime  string `name:"drain-time" setting:"TPS_DRAIN_TIME" fallback:"25s" help:"Out at the latest this long after SIGTERM."`
 	LogLevel   string `name:"log-level" setting:"TPS_LOG_LEVEL" fallback:"info" help:"debug, info, warn or error."`
@@ -77,7 +101,7 @@ type settings struct {
 // unsupported are settings of the product that this version does not have. Ignoring one of them
 // would be a surprise, so the start stops.
 var unsupported = []string{ //nolint:gochecknoglobals // a constant list
-	"TPS_CONFIG_DIR", "TPS_CONFIG_XDS", "TPS_REDIS_URL",
+	"TPS_REDIS_URL",
 }
 
 // tokenVariable holds the token of the commands that call the API.
@@ -86,11 +110,14 @@ const tokenVariable = "TPS_API_TOKEN" //nolint:gosec // the name of a variable, 
 // config is settings, read and checked.
 type config struct {
 	grpcAddr, httpAddr, debugAddr string
+	metricsAddr                   string // empty = none
 
 	database     string // as pgx takes it; empty = the embedded default
 	pollInterval time.Duration
 	migrate      bool
 	limitsFile   string
+
+	descriptors descriptorConfig
 
 	defaultMaxTPS             int64
 	gatewayKeys, endpointKeys []string
@@ -104,9 +131,13 @@ type config struct {
 
 	tokens                []admin.Token
 	tls                   certs.Config // Cert is empty where the ports are plain
+	httpPlain, grpcPlain  bool         // ports that TPS_TLS_PORTS leaves out
 	drainDelay, drainTime time.Duration
 	logLevel              slog.Level
 	logFormat             string
+
+	aliases     aliases
+	aliasesTook []string // settings that come from aliases
 
 	warnings []string // of what was set and means nothing
 }
@@ -118,6 +149,8 @@ type reader struct {
 	secret map[string]bool
 	bad    map[string]bool // variables whose value was refused
 	errs   faults
+
+	aliases aliases
 }
 
 // resolve reads every setting: the flag, else the environment, else the default. The error has
@@ -131,6 +164,9 @@ func (s *settings) resolve(env []string) (config, error) {
 		migrate:      r.bool("TPS_MIGRATE"),
 		limitsFile:   r.values["TPS_LIMITS_FILE"],
 
+		metricsAddr: r.optionalAddr("TPS_METRICS_ADDR"),
+		descriptors: r.descriptors(),
+
 		defaultMaxTPS:   r.int("TPS_DEFAULT_MAX_TPS", 0, 1_000_000_000),
 		gatewayKeys:     r.list("TPS_GATEWAY_KEYS"),
 		endpointKeys:    r.list("TPS_ENDPOINT_KEYS"),
@@ -143,7 +179,7 @@ func (s *settings) resolve(env []string) (config, error) {
 		recorder: r.recorder(),
 		dataDir:  r.values["TPS_DATA_DIR"],
 
-		tls: certs.Config{Cert: r.values["TPS_TLS_CERT"], Key: r.values["TPS_TLS_KEY"], ClientCA: r.values["TPS_TLS_CLIENT_CA"]},
+		tls: certs.Config{Cert: r.values["TPS_TLS_CERT"], Key: r.values["TPS_TLS_KEY"], ClientCA: r.values["TPS_TLS_CLIENT_CA"], ClientSAN: r.values["TPS_TLS_CLIENT_SAN"]},
 
 		drainDelay: r.duration("TPS_DRAIN_DELAY", 0, time.Hour),
 		drainTime:  r.duration("TPS_DRAIN_TIME", time.Second, 2*time.Hour),
@@ -151,6 +187,8 @@ func (s *settings) resolve(env []string) (config, error) {
 	}
 	r.rest(&c)
 	c.warnings = append(unknown(env), r.overruled()...)
+	c.aliases, c.aliasesTook = r.aliases, r.aliases.took(r.env)
+	r.errs = append(r.errs, r.aliases.faults...)
 	return c, r.errs.orNil()
 }
 
@@ -169,6 +207,7 @@ func (r *reader) rest(c *config) {
 	if c.tls.Key != "" && c.tls.Cert == "" {
 		r.fail("TPS_TLS_KEY", "is set, but TPS_TLS_CERT is not")
 	}
+	r.tlsPorts(c)
 	if c.tls.ClientCA != "" && c.tls.Cert == "" {
 		r.fail("TPS_TLS_CLIENT_CA", "is set, but TPS_TLS_CERT is not")
 	}
@@ -191,19 +230,23 @@ func newReader(s *settings, env []string) *reader {
 	}
 	for _, name := range unsupported {
 		r.values[name] = r.env[name]
-		r.secret[name] = strings.HasSuffix(name, "_URL") || strings.Contains(r.env[name], "@") // user:password@host
+		r.secret[name] = strings.HasSuffix(name, "_URL")
 	}
+	r.aliases = readAliases(r.env)
 	v := reflect.ValueOf(s).Elem()
 	for i := range v.NumField() {
 		tag := v.Type().Field(i).Tag
 		name := tag.Get("setting")
 		r.secret[name] = tag.Get("secret") != ""
-		for _, value := range [3]string{v.Field(i).String(), r.env[name], tag.Get("fallback")} {
+		for _, value := range [4]string{v.Field(i).String(), r.env[name], r.aliases.values[name], tag.Get("fallback")} {
 			if value != "" {
 				r.values[name] = value
 				break
 			}
 		}
+	}
+	if strings.Contains(r.values["TPS_CONFIG_XDS"], "@") { // user:password@host, which it cannot be
+		r.secret["TPS_CONFIG_XDS"] = true
 	}
 	return r
 }
@@ -216,6 +259,9 @@ func (r *reader) fail(name, reason string) {
 	}
 	if strings.HasPrefix(r.values[name], "tcp://") {
 		reason += " (" + serviceLinks + ")"
+	}
+	if from := r.aliases.from[name]; from != "" && r.values[name] == r.aliases.values[name] {
+		reason += " (from " + from + ")"
 	}
 	r.bad[name] = true
 	r.errs = append(r.errs, fmt.Errorf("%s=%s: %s", name, value, strings.ReplaceAll(reason, "\n", "; ")))
@@ -233,6 +279,14 @@ func (r *reader) addr(name string) string {
 		r.fail(name, fmt.Sprintf("port %q is not a number from 0 to 65535", port))
 	}
 	return r.values[name]
+}
+
+// optionalAddr is an address, or nothing.
+func (r *reader) optionalAddr(name string) string {
+	if r.values[name] == "" {
+		return ""
+	}
+	return r.addr(name)
 }
 
 // loopback is an address of this host alone: whoever reaches the debug port can read secrets in

@@ -17,7 +17,9 @@ import (
 	"github.com/tps-agent/ratelimitd/internal/admin"
 	"github.com/tps-agent/ratelimitd/internal/certs"
 	"github.com/tps-agent/ratelimitd/internal/collector"
+	"github.com/tps-agent/ratelimitd/internal/descsync"
 	"github.com/tps-agent/ratelimitd/internal/history"
+	"github.com/tps-agent/ratelimitd/internal/rls"
 )
 
 // resolve reads settings as serve does.
@@ -38,7 +40,7 @@ func resolve(tb testing.TB, args, env []string) (config, error) {
 }
 
 func diff(want, got config) string {
-	return cmp.Diff(want, got, cmp.AllowUnexported(config{}, recorderConfig{}), cmp.AllowUnexported(admin.Token{}), cmp.AllowUnexported(certs.Config{}))
+	return cmp.Diff(want, got, cmp.AllowUnexported(config{}, recorderConfig{}, descriptorConfig{}, aliases{}), cmp.AllowUnexported(admin.Token{}), cmp.AllowUnexported(certs.Config{}))
 }
 
 const day = 24 * time.Hour
@@ -52,6 +54,10 @@ func defaults(tb testing.TB) config {
 	return config{
 		grpcAddr: ":8081", httpAddr: ":8080", debugAddr: "127.0.0.1:6070",
 		pollInterval: 5 * time.Second, migrate: true, limitsFile: "./ratelimitd-limits.yaml",
+		descriptors: descriptorConfig{
+			xds:   descsync.XDSConfig{Node: "default"},
+			files: rls.FileConfig{Headers: [3]string{"RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"}, NearRatio: 0.8},
+		},
 		defaultMaxTPS: 1000, gatewayKeys: []string{"gateway"}, endpointKeys: []string{"endpoint"},
 		maxBuckets: 1_000_000, maxWaiters: 100_000, maxSeries: 10_000,
 		serverID: host, recorder: recorderConfig{
@@ -71,6 +77,9 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
+// xdsTLS has to be set for the files of TLS to the xDS server.
+const xdsTLS = "TPS_CONFIG_XDS_TLS=true"
+
 // given are settings with a value other than the default, and what it makes of the config. beside
 // must be set with it.
 var given = []struct {
@@ -80,6 +89,28 @@ var given = []struct {
 	{"TPS_GRPC_ADDR", "[::1]:1", "", func(c *config) { c.grpcAddr = "[::1]:1" }},
 	{"TPS_HTTP_ADDR", "h:0", "", func(c *config) { c.httpAddr = "h:0" }},
 	{"TPS_DEBUG_ADDR", "[::1]:65535", "", func(c *config) { c.debugAddr = "[::1]:65535" }},
+	{"TPS_METRICS_ADDR", ":19001", "", func(c *config) { c.metricsAddr = ":19001" }},
+	{"TPS_CONFIG_DIR", "dir", "", func(c *config) { c.descriptors.dir, c.descriptors.files.Required = "dir", true }},
+	{"TPS_CONFIG_XDS", "h:18001", "", func(c *config) { c.descriptors.xds.Server, c.descriptors.files.Required = "h:18001", true }},
+	{"TPS_CONFIG_XDS_NODE", "n", "", func(c *config) { c.descriptors.xds.Node = "n" }},
+	{"TPS_CONFIG_XDS_METADATA", "a=1,b=", "", func(c *config) { c.descriptors.xds.Metadata = map[string]string{"a": "1", "b": ""} }},
+	{"TPS_CONFIG_XDS_HEADERS", "x-token=t", "", func(c *config) { c.descriptors.xds.Headers = map[string]string{"x-token": "t"} }},
+	{"TPS_CONFIG_XDS_TLS", "true", "", func(c *config) { c.descriptors.xds.TLS = true }},
+	{"TPS_CONFIG_XDS_CA", "ca", xdsTLS, func(c *config) { c.descriptors.xds.TLS, c.descriptors.xds.CA = true, "ca" }},
+	{"TPS_CONFIG_XDS_CERT", "c", xdsTLS + " TPS_CONFIG_XDS_KEY=k", func(c *config) {
+		c.descriptors.xds.TLS, c.descriptors.xds.Cert, c.descriptors.xds.Key = true, "c", "k"
+	}},
+	{"TPS_CONFIG_XDS_KEY", "k", xdsTLS + " TPS_CONFIG_XDS_CERT=c", func(c *config) {
+		c.descriptors.xds.TLS, c.descriptors.xds.Cert, c.descriptors.xds.Key = true, "c", "k"
+	}},
+	{"TPS_CONFIG_XDS_NAME", "n", xdsTLS, func(c *config) { c.descriptors.xds.TLS, c.descriptors.xds.ServerName = true, "n" }},
+	{"TPS_SHADOW_MODE", "true", "", func(c *config) { c.descriptors.files.Shadow = true }},
+	{"TPS_QUOTA_MODE", "true", "", func(c *config) { c.descriptors.files.Quota = true }},
+	{"TPS_RESPONSE_METADATA", "true", "", func(c *config) { c.descriptors.files.Metadata = true }},
+	{"TPS_NEAR_LIMIT_RATIO", "0.5", "", func(c *config) { c.descriptors.files.NearRatio = 0.5 }},
+	{"TPS_LIMIT_HEADER", "x-l", "", func(c *config) { c.descriptors.files.Headers[0] = "x-l" }},
+	{"TPS_REMAINING_HEADER", "x-r", "", func(c *config) { c.descriptors.files.Headers[1] = "x-r" }},
+	{"TPS_RESET_HEADER", "x-s", "", func(c *config) { c.descriptors.files.Headers[2] = "x-s" }},
 	{"TPS_DATABASE_URL", "postgres://u:p@h/d", "", func(c *config) { c.database, c.recorder.postgresSink = "postgres://u:p@h/d", true }},
 	{"TPS_DB_HOST", "h", "", func(c *config) {
 		c.database, c.recorder.postgresSink = "postgres://tps_user:@/tps_monitoring?host=h&port=5432&sslmode=prefer", true
@@ -138,6 +169,10 @@ var given = []struct {
 	{"TPS_TLS_CERT", "c", "TPS_TLS_KEY=k", func(c *config) { c.tls = certs.Config{Cert: "c", Key: "k"} }},
 	{"TPS_TLS_KEY", "k2", "TPS_TLS_CERT=c", func(c *config) { c.tls = certs.Config{Cert: "c", Key: "k2"} }},
 	{"TPS_TLS_CLIENT_CA", "ca", "TPS_TLS_CERT=c TPS_TLS_KEY=k", func(c *config) { c.tls = certs.Config{Cert: "c", Key: "k", ClientCA: "ca"} }},
+	{"TPS_TLS_CLIENT_SAN", "envoy", "TPS_TLS_CERT=c TPS_TLS_KEY=k TPS_TLS_CLIENT_CA=ca", func(c *config) {
+		c.tls = certs.Config{Cert: "c", Key: "k", ClientCA: "ca", ClientSAN: "envoy"}
+	}},
+	{"TPS_TLS_PORTS", "grpc", "", func(c *config) { c.httpPlain = true }},
 	{"TPS_DRAIN_DELAY", "0", "", func(c *config) { c.drainDelay = 0 }},
 	{"TPS_DRAIN_TIME", "60", "", func(c *config) { c.drainTime = time.Minute }},
 	{"TPS_LOG_LEVEL", "debug", "", func(c *config) { c.logLevel = slog.LevelDebug }},
@@ -264,8 +299,26 @@ func TestBadValues(t *testing.T) {
 		{"TPS_REDIS_URL=redis://:s3cret@h", "TPS_REDIS_URL=***: is set, but this version of ratelimitd does not support it"},
 		{"TPS_COLLECTOR_URL=http://u:s3cret@h", "TPS_COLLECTOR_URL=***: "},
 		{"TPS_COLLECTOR_URL=ftp://h", "TPS_COLLECTOR_URL=***: "},
-		{"TPS_CONFIG_XDS=u:s3cret@h:18001", "TPS_CONFIG_XDS=***: is set, but this version of ratelimitd does not support it"},
-		{"TPS_CONFIG_XDS=h:18001", `TPS_CONFIG_XDS="h:18001": is set, but this version of ratelimitd does not support it`},
+		{"TPS_CONFIG_XDS=u:s3cret@h:18001", "TPS_CONFIG_XDS=***: is not host:port"},
+		{"TPS_CONFIG_XDS=:18001", `TPS_CONFIG_XDS=":18001": names no host`},
+		{"TPS_CONFIG_XDS=h:1 TPS_CONFIG_DIR=d", `TPS_CONFIG_XDS="h:1": is set, and TPS_CONFIG_DIR too: one of them names the domains`},
+		{"TPS_CONFIG_XDS_METADATA=a", `TPS_CONFIG_XDS_METADATA="a": is not key=value,key=value with different keys`},
+		{"TPS_CONFIG_XDS_METADATA=a=1,a=2", `TPS_CONFIG_XDS_METADATA="a=1,a=2": is not key=value,key=value with different keys`},
+		{"TPS_CONFIG_XDS_HEADERS=a:s3cret=1", `TPS_CONFIG_XDS_HEADERS=***: has something that no header can be`},
+		{"TPS_CONFIG_XDS_CA=ca", `TPS_CONFIG_XDS_CA="ca": is set, but TPS_CONFIG_XDS_TLS is not true`},
+		{"TPS_CONFIG_XDS_TLS=true TPS_CONFIG_XDS_CERT=c", `TPS_CONFIG_XDS_CERT="c": and TPS_CONFIG_XDS_KEY go together`},
+		{"TPS_METRICS_ADDR=9090", `TPS_METRICS_ADDR="9090"` + port},
+		{"TPS_SHADOW_MODE=yes", `TPS_SHADOW_MODE="yes": is not true or false`},
+		{"TPS_QUOTA_MODE=on", `TPS_QUOTA_MODE="on": is not true or false`},
+		{"TPS_RESPONSE_METADATA=2", `TPS_RESPONSE_METADATA="2": is not true or false`},
+		{"TPS_NEAR_LIMIT_RATIO=80", `TPS_NEAR_LIMIT_RATIO="80": is not a number from 0 to 1`},
+		{"TPS_LIMIT_HEADER=a:b", `TPS_LIMIT_HEADER="a:b": is no name of a header`},
+		{"TPS_TLS_PORTS=udp", `TPS_TLS_PORTS="udp": "udp" is not grpc or http`},
+		{"TPS_TLS_CLIENT_SAN=n", `TPS_TLS_CLIENT_SAN="n": is set, but TPS_TLS_CLIENT_CA is not`},
+		{"RUNTIME_ROOT=/r GRPC_PORT=x", `TPS_GRPC_ADDR=":x": port "x" is not a number from 0 to 65535 (from GRPC_HOST and GRPC_PORT)`},
+		{"CONFIG_TYPE=ETCD", `CONFIG_TYPE="ETCD": is neither FILE nor GRPC_XDS_SOTW`},
+		{"RUNTIME_ROOT=/r GRPC_SERVER_USE_TLS=perhaps", `GRPC_SERVER_USE_TLS="perhaps": is not true or false`},
+		{"RUNTIME_ROOT=/r GRPC_SERVER_USE_TLS=true", `GRPC_SERVER_USE_TLS is true, but GRPC_SERVER_TLS_CERT is not set`},
 	} {
 		_, err := resolve(t, nil, strings.Fields(c.set))
 		if err == nil {

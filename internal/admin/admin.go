@@ -72,7 +72,9 @@ type Deps struct {
 	// Line reads one line of Envoy's access log in JSON. What is not counted is not the end of a request
 	// or connection.
 	Line func(line []byte) (t traffic.Transaction, counted bool, err error)
-	Log  *slog.Logger
+	// FileDomain tells of a domain whose limits descriptor files name, so that it has no rows; nil = none.
+	FileDomain func(domain string) bool
+	Log        *slog.Logger
 }
 
 type api struct {

@@ -110,6 +110,10 @@ func (a *api) putLimit(w http.ResponseWriter, r *http.Request) {
 		httpjson.Problem(w, code, oneLine(err))
 		return
 	}
+	if a.FileDomain != nil && a.FileDomain(l.Domain) {
+		httpjson.Problem(w, http.StatusConflict, fmt.Sprintf("domain %s: a descriptor file names its limits, so that a row would mean nothing", quote(l.Domain)))
+		return
+	}
 	stored, err := a.Store.Put(r.Context(), l, who(r))
 	if err != nil {
 		a.failed(w, r, err)

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -21,10 +22,12 @@ import (
 
 // Config names the files, all PEM.
 type Config struct {
-	Cert     string        // the certificate, and those between it and its authority
-	Key      string        // of the certificate
-	ClientCA string        // authorities of clients; empty = clients are not asked for a certificate
-	Poll     time.Duration // files are looked at this often, beside notifications; 0 = 10 s
+	Cert     string // the certificate, and those between it and its authority
+	Key      string // of the certificate
+	ClientCA string // authorities of clients; empty = clients are not asked for a certificate
+	// ClientSAN is a name (DNS, URI, IP, e-mail) that a client's certificate must have; empty = any.
+	ClientSAN string
+	Poll      time.Duration // files are looked at this often, beside notifications; 0 = 10 s
 }
 
 // Store holds what is in force.
@@ -117,11 +120,30 @@ func (s *Store) Server(auth tls.ClientAuthType, protocols ...string) *tls.Config
 				Certificates: []tls.Certificate{l.cert},
 			}
 			if l.clientCAs != nil {
-				c.ClientCAs, c.ClientAuth = l.clientCAs, auth
+				c.ClientCAs, c.ClientAuth, c.VerifyConnection = l.clientCAs, auth, s.verifyName
 			}
 			return c, nil
 		},
 	}
+}
+
+// verifyName refuses a client that shows a certificate without the name that it must have.
+func (s *Store) verifyName(c tls.ConnectionState) error {
+	if s.cfg.ClientSAN == "" || len(c.PeerCertificates) == 0 { // who has to show one is asked elsewhere
+		return nil
+	}
+	cert := c.PeerCertificates[0]
+	names := slices.Concat(cert.DNSNames, cert.EmailAddresses)
+	for _, uri := range cert.URIs {
+		names = append(names, uri.String())
+	}
+	for _, ip := range cert.IPAddresses {
+		names = append(names, ip.String())
+	}
+	if !slices.Contains(names, s.cfg.ClientSAN) {
+		return fmt.Errorf("the client's certificate has the names %q, not TPS_TLS_CLIENT_SAN=%q", names, s.cfg.ClientSAN)
+	}
+	return nil
 }
 
 // look puts the files in force if they have changed.

@@ -154,6 +154,9 @@ func (c *compiler) rule(n *node, b *branch) *Rule {
 		domain: c.domain, node: n, shared: sharedBy(n), replaces: c.replaces(p),
 	})
 	r := &c.domain.rules[len(c.domain.rules)-1]
+	for _, replaced := range p.replaces {
+		r.names = append(r.names, replaced.name)
+	}
 	if p.unlimited {
 		c.checkUnlimited(p)
 		return r

@@ -27,13 +27,20 @@ type Rule struct {
 
 	domain   *Domain
 	node     *node
-	name     int32   // index of Name among the names that are replaced, -1 = nobody replaces it
-	replaces []int32 // the same, of others
+	name     int32    // index of Name among the names that are replaced, -1 = nobody replaces it
+	replaces []int32  // the same, of others
+	names    []string // of replaces, as the file writes them
 	shared   []string
 }
 
 // Domain is where the rule belongs.
 func (r *Rule) Domain() *Domain { return r.domain }
+
+// Shares tells whether some of the values that the rule counts share a counter.
+func (r *Rule) Shares() bool { return r.shared != nil }
+
+// Replaces are the names of limits that the rule replaces, in the order of the file.
+func (r *Rule) Replaces() []string { return r.names }
 
 // value is what counts in place of the value of entry i: itself, or the pattern of a level that has
 // share_threshold.

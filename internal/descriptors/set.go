@@ -232,3 +232,43 @@ func (s *Set) Err() error {
 	}
 	return errors.Join(errs...)
 }
+
+// Loaded returns nil when every file was good at least once, else what is wrong with those that were not.
+func (s *Set) Loaded() error {
+	var errs []error
+	for src := range s.Sources() {
+		if !src.Loaded {
+			errs = append(errs, src.Err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Rules is the number of limits in force.
+func (s *Set) Rules() (n int) {
+	for d := range s.Domains() {
+		n += len(d.rules)
+	}
+	return n
+}
+
+// Same tells whether two sets have the same in force, and the same faults.
+func (s *Set) Same(o *Set) bool {
+	if s == nil || o == nil || len(s.sources) != len(o.sources) {
+		return s == o
+	}
+	for i, a := range s.sources {
+		b := o.sources[i]
+		if a.name != b.name || a.hash != b.hash || a.inForce != b.inForce || !sameError(a.fault(), b.fault()) {
+			return false
+		}
+	}
+	return true
+}
+
+func sameError(a, b error) bool {
+	if a == nil || b == nil {
+		return a == nil && b == nil
+	}
+	return a.Error() == b.Error()
+}

@@ -34,12 +34,13 @@ const (
 type Config struct {
 	What  string        // names the files in logs: "the limits file"
 	Paths []string      // of files, which need not exist; their directories are watched
+	Tree  string        // a directory that is watched with all below it; empty = none
 	Poll  time.Duration // look is called this often, beside notifications; 0 = 1 s
 }
 
 // Follow calls look once at the start, then whenever the files may have changed, until ctx ends.
 func Follow(ctx context.Context, cfg Config, log *slog.Logger, look func(context.Context)) {
-	w := &watch{dirs: directories(cfg.Paths), log: log.With(slog.String("files", cfg.What))}
+	w := &watch{dirs: directories(cfg.Paths), tree: cfg.Tree, log: log.With(slog.String("files", cfg.What))}
 	var err error
 	if w.watcher, err = fsnotify.NewWatcher(); err != nil {
 		w.watcher = &fsnotify.Watcher{} // whose channels are nil and stay silent
@@ -48,7 +49,7 @@ func Follow(ctx context.Context, cfg Config, log *slog.Logger, look func(context
 		defer w.watcher.Close() //nolint:errcheck // it only frees what the process had
 		w.notifies = true
 	}
-	if err := w.add(); err != nil {
+	if _, err := w.add(); err != nil {
 		w.log.WarnContext(ctx, "files are only polled: their directory cannot be watched", slog.Any("error", err))
 	}
 	look(ctx) // after the watch has begun, so that no change falls between
@@ -60,6 +61,8 @@ func Follow(ctx context.Context, cfg Config, log *slog.Logger, look func(context
 
 type watch struct {
 	dirs     []string
+	tree     string
+	watched  map[string]bool // of the tree
 	watcher  *fsnotify.Watcher
 	notifies bool
 	log      *slog.Logger
@@ -79,15 +82,29 @@ func directories(paths []string) []string {
 
 // add asks for notifications about the directories that have the names by now: they may have
 // been removed and made again, or mounted over.
-func (w *watch) add() error {
+//
+// more = there are some in the tree that were not watched before: what happened in them was missed.
+func (w *watch) add() (more bool, err error) {
 	if !w.notifies {
-		return nil
+		return false, nil
 	}
 	var errs []error
 	for _, dir := range w.dirs {
 		errs = append(errs, w.watcher.Add(dir))
 	}
-	return errors.Join(errs...)
+	if w.tree == "" {
+		return false, errors.Join(errs...)
+	}
+	found := make(map[string]bool)
+	for _, dir := range treeDirs(w.tree) {
+		if err := w.watcher.Add(dir); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		found[dir], more = true, more || !w.watched[dir]
+	}
+	w.watched = found
+	return more, errors.Join(errs...)
 }
 
 func (w *watch) follow(ctx context.Context, poll time.Duration, look func(context.Context)) {
@@ -109,8 +126,14 @@ func (w *watch) follow(ctx context.Context, poll time.Duration, look func(contex
 		case <-settled:
 			settled = nil
 			look(ctx)
+			if w.tree == "" {
+				continue
+			}
+			if more, _ := w.add(); more { // somebody may have written before they were watched
+				settled = time.After(settle)
+			}
 		case <-ticker.C:
-			_ = w.add()         // a fault was logged at the start, and the poll does without
+			_, _ = w.add()      // a fault was logged at the start, and the poll does without
 			if settled == nil { // else somebody is writing
 				look(ctx)
 			}

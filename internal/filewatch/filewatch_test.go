@@ -3,6 +3,7 @@ package filewatch_test
 import (
 	"bytes"
 	"context"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -129,6 +130,74 @@ func TestPoll(t *testing.T) {
 	do(t, os.Mkdir(dir, 0o700))
 	write(t, file, "there")
 	await(t, seen, "there")
+}
+
+// followTree is follow for all files below a directory: `name=content`, in order.
+func followTree(tb testing.TB, tree string) <-chan string {
+	tb.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	seen, ended := make(chan string), make(chan struct{})
+	look := func(ctx context.Context) {
+		var all []string
+		_ = filepath.WalkDir(tree+"/", func(path string, _ fs.DirEntry, _ error) error {
+			if body, err := os.ReadFile(path); err == nil {
+				all = append(all, filepath.Base(path)+"="+string(body))
+			}
+			return nil
+		})
+		select {
+		case seen <- strings.Join(all, " "):
+		case <-ctx.Done():
+		}
+	}
+	go func() {
+		defer close(ended)
+		filewatch.Follow(ctx, filewatch.Config{What: "the tree of a test", Tree: tree, Poll: never}, slog.New(slog.DiscardHandler), look)
+	}()
+	tb.Cleanup(func() {
+		cancel()
+		<-ended
+	})
+	return seen
+}
+
+// Whatever changes below a directory, or on the way to it, the poll is not needed to see it.
+func TestTree(t *testing.T) {
+	top, other := t.TempDir(), t.TempDir()
+	v1, v2 := filepath.Join(top, "v1"), filepath.Join(top, "v2")
+	do(t, os.MkdirAll(filepath.Join(v1, "sub"), 0o700), os.Mkdir(v2, 0o700), os.Symlink("v1", filepath.Join(top, "current")))
+	write(t, filepath.Join(v1, "a"), "1")
+	write(t, filepath.Join(v2, "a"), "new")
+	write(t, filepath.Join(other, "target"), "t1")
+	seen := followTree(t, filepath.Join(top, "current"))
+	await(t, seen, "a=1")
+	write(t, filepath.Join(v1, "sub", "b"), "1")
+	await(t, seen, "a=1 b=1")
+	do(t, os.MkdirAll(filepath.Join(v1, "sub", "made", "later"), 0o700))
+	write(t, filepath.Join(v1, "sub", "made", "later", "c"), "1")
+	await(t, seen, "a=1 b=1 c=1")
+	do(t, os.RemoveAll(filepath.Join(v1, "sub")), os.Symlink(filepath.Join(other, "target"), filepath.Join(v1, "l")))
+	await(t, seen, "a=1 l=t1")
+	write(t, filepath.Join(other, "target"), "t2")
+	await(t, seen, "a=1 l=t2")
+	do(t, os.Symlink("v2", filepath.Join(top, "next")), os.Rename(filepath.Join(top, "next"), filepath.Join(top, "current")))
+	await(t, seen, "a=new")
+	write(t, filepath.Join(v2, "a"), "newer")
+	await(t, seen, "a=newer")
+}
+
+// The directory itself is moved away, and another takes its name.
+func TestTreeIsReplaced(t *testing.T) {
+	top := t.TempDir()
+	tree, next := filepath.Join(top, "tree"), filepath.Join(top, "next")
+	do(t, os.Mkdir(tree, 0o700), os.Mkdir(next, 0o700))
+	write(t, filepath.Join(next, "a"), "1")
+	seen := followTree(t, tree)
+	await(t, seen, "")
+	do(t, os.Rename(tree, tree+".old"), os.Rename(next, tree))
+	await(t, seen, "a=1")
+	write(t, filepath.Join(tree, "a"), "2")
+	await(t, seen, "a=2")
 }
 
 func TestSaysThatItOnlyPolls(t *testing.T) {

@@ -1,0 +1,364 @@
+package descsync_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/tps-agent/ratelimitd/internal/descriptors"
+	"github.com/tps-agent/ratelimitd/internal/descsync"
+	"github.com/tps-agent/ratelimitd/internal/testenv"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+const (
+	patience = 20 * time.Second // for what takes milliseconds
+	never    = time.Hour        // a poll that does not come to pass in a test
+)
+
+// source is what a Dir and an XDS have in common.
+type source interface {
+	Load(ctx context.Context) error
+	Run(ctx context.Context) error
+	Ready() error
+	Loaded() error
+}
+
+// follower runs a source, and keeps what it publishes.
+type follower struct {
+	source
+
+	tb        testing.TB
+	registry  *prometheus.Registry
+	published chan string
+
+	mu   sync.Mutex
+	logs bytes.Buffer
+	stop func()
+}
+
+func newFollower(tb testing.TB) *follower {
+	tb.Helper()
+	return &follower{tb: tb, registry: prometheus.NewRegistry(), published: make(chan string, 1000)}
+}
+
+func (f *follower) Write(p []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.logs.Write(p)
+}
+
+func (f *follower) logged() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.logs.String()
+}
+
+func (f *follower) logger() *slog.Logger { return slog.New(slog.NewTextHandler(f, nil)) }
+
+// publish notes a Set as `domain=limits …`.
+func (f *follower) publish(set *descriptors.Set) {
+	var all []string
+	for d := range set.Domains() {
+		var numbers []string
+		for i := range d.Rules() {
+			numbers = append(numbers, strconv.FormatUint(uint64(d.Rules()[i].RequestsPerUnit), 10))
+		}
+		all = append(all, d.Name()+"="+strings.Join(numbers, ","))
+	}
+	f.published <- strings.Join(all, " ")
+}
+
+func (f *follower) start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if err := f.Run(ctx); err != nil {
+			f.tb.Error(err)
+		}
+	}()
+	f.stop = sync.OnceFunc(func() {
+		cancel()
+		<-ended
+	})
+	f.tb.Cleanup(f.stop)
+}
+
+// await reads what is published until that is want.
+func (f *follower) await(want string) {
+	f.tb.Helper()
+	timeout, last := time.After(patience), "nothing"
+	for {
+		select {
+		case last = <-f.published:
+			if last == want {
+				return
+			}
+		case <-timeout:
+			f.tb.Fatalf("published last: %s; want %s\nlogs: %s", last, want, f.logged())
+		}
+	}
+}
+
+// silent tells that nothing else was published.
+func (f *follower) silent() {
+	f.tb.Helper()
+	select {
+	case got := <-f.published:
+		f.tb.Errorf("published %s", got)
+	default:
+	}
+}
+
+// eventually waits until ok.
+func eventually(tb testing.TB, what string, ok func() bool) {
+	tb.Helper()
+	for deadline := time.Now().Add(patience); !ok(); {
+		if time.Now().After(deadline) {
+			tb.Fatalf("not within %v: %s", patience, what)
+		}
+		<-time.After(time.Millisecond)
+	}
+}
+
+func followDir(tb testing.TB, dir, dataDir string) *follower {
+	tb.Helper()
+	f := newFollower(tb)
+	d, err := descsync.NewDir(descsync.DirConfig{Dir: dir, PollInterval: never, DataDir: dataDir, Publish: f.publish}, f.registry, f.logger())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	f.source = d
+	return f
+}
+
+func (f *follower) load() {
+	f.tb.Helper()
+	if err := f.Load(context.Background()); err != nil {
+		f.tb.Fatal(err)
+	}
+}
+
+// file is a descriptor file of one limit.
+func file(domain string, n int) string {
+	return fmt.Sprintf("domain: %s\ndescriptors: [{key: k, rate_limit: {unit: minute, requests_per_unit: %d}}]\n", domain, n)
+}
+
+func write(tb testing.TB, body string, path ...string) {
+	tb.Helper()
+	if err := os.WriteFile(filepath.Join(path...), []byte(body), 0o600); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+func do(tb testing.TB, errs ...error) {
+	tb.Helper()
+	if err := errors.Join(errs...); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// However a file changes, it is in force without the poll, and within what the design promises on a
+// machine that is not busy; the time is logged, not judged.
+func TestDirFollows(t *testing.T) {
+	dir := t.TempDir()
+	write(t, file("a", 1), dir, "a.yaml")
+	f := followDir(t, dir, t.TempDir())
+	f.load()
+	f.await("a=1")
+	f.start()
+	steps := []struct {
+		name string
+		do   func()
+		want string
+	}{
+		{"in place", func() { write(t, file("a", 2), dir, "a.yaml") }, "a=2"},
+		{"same size", func() { write(t, file("a", 3), dir, "a.yaml") }, "a=3"},
+		{"rename", func() {
+			write(t, file("a", 4), dir, ".new")
+			do(t, os.Rename(filepath.Join(dir, ".new"), filepath.Join(dir, "a.yaml")))
+		}, "a=4"},
+		{"new file", func() { write(t, file("b", 5), dir, "b.yaml") }, "a=4 b=5"},
+		{"subdirectory", func() {
+			do(t, os.Mkdir(filepath.Join(dir, "sub"), 0o700))
+			write(t, file("c", 6), dir, "sub", "c.yaml")
+		}, "a=4 b=5 c=6"},
+		{"deleted", func() { do(t, os.Remove(filepath.Join(dir, "b.yaml"))) }, "a=4 c=6"},
+		{"all deleted", func() { do(t, os.Remove(filepath.Join(dir, "a.yaml")), os.RemoveAll(filepath.Join(dir, "sub"))) }, ""},
+		{"back", func() { write(t, file("a", 7), dir, "a.yaml") }, "a=7"},
+	}
+	for _, step := range steps {
+		began := time.Now()
+		step.do()
+		f.await(step.want)
+		t.Logf("%s: in force after %v", step.name, time.Since(began))
+	}
+	if err := f.Ready(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A ConfigMap of Kubernetes: links to files in a directory with dots, which is swapped by a link.
+func TestDirOfConfigMap(t *testing.T) {
+	dir := t.TempDir()
+	for i, version := range []string{"..1", "..2"} {
+		do(t, os.Mkdir(filepath.Join(dir, version), 0o700))
+		write(t, file("a", i+1), dir, version, "a.yaml")
+	}
+	do(t, os.Symlink("..1", filepath.Join(dir, "..data")), os.Symlink("..data/a.yaml", filepath.Join(dir, "a.yaml")))
+	f := followDir(t, dir, t.TempDir())
+	f.load()
+	f.await("a=1")
+	f.start()
+	do(t, os.Symlink("..2", filepath.Join(dir, "..tmp")), os.Rename(filepath.Join(dir, "..tmp"), filepath.Join(dir, "..data")))
+	f.await("a=2")
+}
+
+// A runtime directory of envoyproxy/ratelimit: a link above the directory is swapped.
+func TestDirBelowALink(t *testing.T) {
+	root := t.TempDir()
+	for i, version := range []string{"v1", "v2"} {
+		do(t, os.MkdirAll(filepath.Join(root, version, "ratelimit", "config"), 0o700))
+		write(t, file("a", i+1), root, version, "ratelimit", "config", "a.yaml")
+	}
+	do(t, os.Symlink("v1", filepath.Join(root, "current")))
+	f := followDir(t, filepath.Join(root, "current", "ratelimit", "config"), t.TempDir())
+	f.load()
+	f.await("a=1")
+	f.start()
+	do(t, os.Symlink("v2", filepath.Join(root, "next")), os.Rename(filepath.Join(root, "next"), filepath.Join(root, "current")))
+	f.await("a=2")
+}
+
+// A bad file keeps what it said when it was good, also in the next process; others go on.
+func TestDirKeepsLastGood(t *testing.T) {
+	dir, dataDir := t.TempDir(), t.TempDir()
+	write(t, file("a", 1), dir, "a.yaml")
+	write(t, file("b", 1), dir, "b.yaml")
+	first := followDir(t, dir, dataDir)
+	first.load()
+	first.await("a=1 b=1")
+	first.start()
+	write(t, "domain: a\ndescriptors: [", dir, "a.yaml")
+	eventually(t, "the bad file is noticed", func() bool { return first.Ready() != nil })
+	write(t, file("b", 2), dir, "b.yaml")
+	first.await("a=1 b=2")
+	if err := first.Loaded(); err != nil {
+		t.Errorf("not loaded: %v", err)
+	}
+	if got := strings.Count(first.logged(), "a descriptor file is not in force as it is"); got != 1 {
+		t.Errorf("the fault is logged %d times:\n%s", got, first.logged())
+	}
+	first.stop()
+
+	second := followDir(t, dir, dataDir)
+	second.load()
+	second.await("a=1 b=2")
+	if err := second.Ready(); err == nil || !strings.Contains(err.Error(), "a.yaml: line 2") {
+		t.Errorf("ready: %v", err)
+	}
+	if err := second.Loaded(); err != nil {
+		t.Errorf("not loaded: %v", err)
+	}
+	for name, want := range map[string]string{
+		"ratelimitd_descriptor_domains": "2", "ratelimitd_descriptor_limits": "2", "ratelimitd_descriptor_files_bad": "1",
+	} {
+		if err := testutil.GatherAndCompare(second.registry, strings.NewReader(help(t, second.registry, name)+name+" "+want+"\n"), name); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// help is the text before the value of a metric.
+func help(tb testing.TB, reg *prometheus.Registry, name string) string {
+	tb.Helper()
+	all, err := reg.Gather()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, m := range all {
+		if m.GetName() == name {
+			return fmt.Sprintf("# HELP %s %s\n# TYPE %s gauge\n", name, m.GetHelp(), name)
+		}
+	}
+	tb.Fatalf("no metric %s", name)
+	return ""
+}
+
+// A file that was never good gives its domain without limits, and /readyz a reason.
+func TestDirNeverLoaded(t *testing.T) {
+	dir := t.TempDir()
+	write(t, "domain: a\ndescriptors: [{kee: k}]", dir, "a.yaml")
+	f := followDir(t, dir, t.TempDir())
+	f.load()
+	f.await("a=")
+	if err := f.Loaded(); err == nil || !strings.Contains(err.Error(), "unknown key 'kee'") {
+		t.Errorf("loaded: %v", err)
+	}
+	f.start()
+	write(t, file("a", 1), dir, "a.yaml")
+	f.await("a=1")
+	if err := f.Loaded(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A directory that is not there stops the start; one that goes away later changes nothing, also for the
+// next process.
+func TestDirUnreadable(t *testing.T) {
+	dir, dataDir := filepath.Join(t.TempDir(), "dir"), t.TempDir()
+	missing := followDir(t, dir, dataDir)
+	if err := missing.Load(t.Context()); err == nil || !strings.Contains(err.Error(), dir) {
+		t.Errorf("a directory that is not there: %v", err)
+	}
+	do(t, os.Mkdir(dir, 0o700))
+	write(t, file("a", 1), dir, "a.yaml")
+	first := followDir(t, dir, dataDir)
+	first.load()
+	first.await("a=1")
+	first.start()
+	do(t, os.Rename(dir, dir+".away"))
+	eventually(t, "the missing directory is noticed", func() bool { return first.Ready() != nil })
+	first.stop()
+	first.silent()
+
+	second := followDir(t, dir, dataDir)
+	second.load()
+	second.await("a=1")
+	second.start()
+	do(t, os.Rename(dir+".away", dir))
+	eventually(t, "the directory that is back is noticed", func() bool { return second.Ready() == nil })
+	write(t, file("a", 2), dir, "a.yaml")
+	second.await("a=2")
+}
+
+// What was kept of another directory is nobody's last good.
+func TestDirOfAnother(t *testing.T) {
+	one, two, dataDir := t.TempDir(), t.TempDir(), t.TempDir()
+	write(t, file("a", 1), one, "a.yaml")
+	first := followDir(t, one, dataDir)
+	first.load()
+	first.start()
+	first.stop()
+	write(t, "domain: a\nx: y", two, "a.yaml")
+	second := followDir(t, two, dataDir)
+	second.load()
+	second.await("a=")
+	if second.Loaded() == nil || !strings.Contains(second.logged(), "another directory") {
+		t.Errorf("loaded: %v; logs %s", second.Loaded(), second.logged())
+	}
+}

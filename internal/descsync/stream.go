@@ -1,0 +1,166 @@
+package descsync
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/types/known/structpb"
+)
+
+// typeURL is that of the resources.
+const typeURL = "type.googleapis.com/ratelimit.config.ratelimit.v3.RateLimitConfig"
+
+// Bounds of what is sent and received.
+const (
+	maxResponse = 64 << 20
+	maxDetail   = 4096 // bytes of the reason of a NACK
+)
+
+// connect opens a connection of its own for each stream, so that files of TLS are read anew.
+func (x *XDS) connect() (*grpc.ClientConn, error) {
+	creds := insecure.NewCredentials()
+	if x.cfg.TLS {
+		c, err := x.tls()
+		if err != nil {
+			return nil, err
+		}
+		creds = credentials.NewTLS(c)
+	}
+	return grpc.NewClient(x.cfg.Server, grpc.WithTransportCredentials(creds), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxResponse)),
+		// A server takes no offence at a ping in five minutes, by the default of grpc-go.
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 5*time.Minute + 10*time.Second, Timeout: 20 * time.Second}))
+}
+
+func (x *XDS) tls() (*tls.Config, error) {
+	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: x.cfg.ServerName}
+	if x.cfg.CA != "" {
+		body, err := os.ReadFile(x.cfg.CA)
+		if err != nil {
+			return nil, fmt.Errorf("reading the authority: %w", err)
+		}
+		if c.RootCAs = x509.NewCertPool(); !c.RootCAs.AppendCertsFromPEM(body) {
+			return nil, fmt.Errorf("reading the authority: %s holds no certificate", x.cfg.CA)
+		}
+	}
+	if x.cfg.Cert != "" {
+		pair, err := tls.LoadX509KeyPair(x.cfg.Cert, x.cfg.Key)
+		if err != nil {
+			return nil, fmt.Errorf("reading the certificate %s and key %s: %w", x.cfg.Cert, x.cfg.Key, err)
+		}
+		c.Certificates = []tls.Certificate{pair}
+	}
+	return c, nil
+}
+
+// stream asks for all resources, and puts in force what comes, until the stream ends; answered tells
+// whether anything came.
+func (x *XDS) stream(ctx context.Context) (answered bool, err error) {
+	conn, err := x.connect()
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close() //nolint:errcheck // it only frees what the process had
+	ctx, cancel := context.WithCancel(metadata.NewOutgoingContext(ctx, metadata.New(x.cfg.Headers)))
+	defer cancel()
+	s, err := discoveryv3.NewAggregatedDiscoveryServiceClient(conn).StreamAggregatedResources(ctx)
+	if err != nil {
+		return false, err
+	}
+	// No version: what a server that was started anew calls by the same one may be something else.
+	if err := s.Send(&discoveryv3.DiscoveryRequest{Node: x.node(), TypeUrl: typeURL}); err != nil {
+		return false, closed(err, s)
+	}
+	for {
+		response, err := s.Recv()
+		if err != nil {
+			return answered, err
+		}
+		if response.GetTypeUrl() != typeURL { // nobody has asked for it
+			continue
+		}
+		answered = true
+		x.connected.Set(1)
+		if err := s.Send(x.take(ctx, response)); err != nil {
+			return true, closed(err, s)
+		}
+	}
+}
+
+// closed is why a stream takes no more: Send says only that it does not.
+func closed(err error, s discoveryv3.AggregatedDiscoveryService_StreamAggregatedResourcesClient) error {
+	if _, reason := s.Recv(); reason != nil {
+		return reason
+	}
+	return err
+}
+
+func (x *XDS) node() *corev3.Node {
+	n := &corev3.Node{Id: x.cfg.Node, UserAgentName: "ratelimitd"}
+	if len(x.cfg.Metadata) > 0 {
+		n.Metadata = &structpb.Struct{Fields: make(map[string]*structpb.Value, len(x.cfg.Metadata))}
+		for key, value := range x.cfg.Metadata {
+			n.Metadata.Fields[key] = structpb.NewStringValue(value)
+		}
+	}
+	return n
+}
+
+// take puts a response in force, or says in the answer why not.
+func (x *XDS) take(ctx context.Context, r *discoveryv3.DiscoveryResponse) *discoveryv3.DiscoveryRequest {
+	answer := &discoveryv3.DiscoveryRequest{Node: x.node(), TypeUrl: typeURL, ResponseNonce: r.GetNonce()}
+	if err := x.adopt(ctx, r); err != nil {
+		x.responses.WithLabelValues("nack").Inc()
+		x.metrics.errors.Inc()
+		x.failed(fmt.Errorf("version %q was refused, what was in force stays: %w", r.GetVersionInfo(), err))
+		x.log.ErrorContext(ctx, "a response of the xDS server was refused; what was in force stays", slog.String("version", r.GetVersionInfo()), slog.Any("error", err))
+		answer.ErrorDetail = &rpcstatus.Status{Code: int32(codes.InvalidArgument), Message: detail(err)}
+	} else {
+		x.responses.WithLabelValues("ack").Inc()
+		x.fault.Store(nil)
+	}
+	answer.VersionInfo = x.version
+	return answer
+}
+
+func detail(err error) string {
+	text := err.Error()
+	if len(text) > maxDetail {
+		text = text[:maxDetail] + "…"
+	}
+	return strings.ToValidUTF8(text, "")
+}
+
+func (x *XDS) adopt(ctx context.Context, r *discoveryv3.DiscoveryResponse) error {
+	began := time.Now()
+	bodies := make([][]byte, len(r.GetResources()))
+	for i, resource := range r.GetResources() {
+		if resource.GetTypeUrl() != typeURL {
+			return fmt.Errorf("resource %d is a %q", i, resource.GetTypeUrl())
+		}
+		bodies[i] = resource.GetValue()
+	}
+	set, err := decode(bodies)
+	if err != nil {
+		return err
+	}
+	x.publish(set, r.GetVersionInfo())
+	x.kept.Put(savedResources{Server: x.cfg.Server, Version: r.GetVersionInfo(), Resources: bodies})
+	x.log.InfoContext(ctx, "resources of the xDS server are in force", slog.Int("domains", set.Len()), slog.Int("limits", set.Rules()),
+		slog.String("version", r.GetVersionInfo()), slog.Duration("took", time.Since(began)))
+	return nil
+}
