@@ -416,8 +416,14 @@ func (s *server) greet(w io.Writer) {
 	fmt.Fprintf(w, "Envoy:   point rate_limit_service and the gRPC access log at %s (examples in envoy/)\n", grpcAddr)
 	fmt.Fprintf(w, "API:     %s/api/v1/limits   metrics: %s/metrics   readiness: %s/readyz\n", httpAddr, httpAddr, httpAddr)
 	fmt.Fprintf(w, "Try it:  ratelimitd limits set --server %s --gateway demo --max-tps 5 && ratelimitd check --server %s gateway=demo\n", httpAddr, httpAddr)
-	s.log.Info("serving", slog.String("grpc", s.listeners.grpc.Addr().String()), slog.String("http", s.listeners.http.Addr().String()),
-		slog.String("debug", s.listeners.debug.Addr().String()), slog.String("version", version()))
+	addresses := []any{
+		slog.String("grpc", s.listeners.grpc.Addr().String()), slog.String("http", s.listeners.http.Addr().String()),
+		slog.String("debug", s.listeners.debug.Addr().String()), slog.String("version", version()),
+	}
+	if s.metrics != nil {
+		addresses = append(addresses, slog.String("metrics", s.listeners.metrics.Addr().String()))
+	}
+	s.log.Info("serving", addresses...)
 }
 
 // reachable is an address with localhost in place of "every interface".

@@ -125,17 +125,35 @@ func (x *XDS) take(ctx context.Context, r *discoveryv3.DiscoveryResponse) *disco
 	answer := &discoveryv3.DiscoveryRequest{Node: x.node(), TypeUrl: typeURL, ResponseNonce: r.GetNonce()}
 	if err := x.adopt(ctx, r); err != nil {
 		x.responses.WithLabelValues("nack").Inc()
-		x.metrics.errors.Inc()
-		x.failed(fmt.Errorf("version %q was refused, what was in force stays: %w", r.GetVersionInfo(), err))
-		x.log.ErrorContext(ctx, "a response of the xDS server was refused; what was in force stays", slog.String("version", r.GetVersionInfo()), slog.Any("error", err))
+		x.refuse(ctx, fmt.Errorf("version %q was refused, what was in force stays: %w", r.GetVersionInfo(), err))
 		answer.ErrorDetail = &rpcstatus.Status{Code: int32(codes.InvalidArgument), Message: detail(err)}
 	} else {
 		x.responses.WithLabelValues("ack").Inc()
+		x.refused = ""
 		x.fault.Store(nil)
 	}
 	answer.VersionInfo = x.version
 	return answer
 }
+
+// refuse says once why a response is not in force. A server may send it again at once when it learns of
+// that, so that the next answers wait.
+func (x *XDS) refuse(ctx context.Context, err error) {
+	x.failed(err)
+	if err.Error() != x.refused {
+		x.refused = err.Error()
+		x.metrics.errors.Inc()
+		x.log.ErrorContext(ctx, "a response of the xDS server was refused", slog.Any("error", err))
+		return
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(refusedPause):
+	}
+}
+
+// refusedPause is the time before the answer to a response that was refused already.
+const refusedPause = time.Second
 
 func detail(err error) string {
 	text := err.Error()

@@ -46,7 +46,8 @@ type XDS struct {
 
 	loaded  atomic.Bool
 	fault   atomic.Pointer[error] // why what is in force may not be what the server has; nil = it is
-	version string                // of what is in force; of Run alone
+	version string                // of what is in force; of Run alone, like refused
+	refused string                // why the last response was; empty = it was not
 }
 
 // savedResources is what the data directory keeps.

@@ -1,0 +1,353 @@
+package descsync_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"github.com/envoyproxy/go-control-plane/pkg/cache/types"
+	cachev3 "github.com/envoyproxy/go-control-plane/pkg/cache/v3"
+	"github.com/envoyproxy/go-control-plane/pkg/resource/v3"
+	serverv3 "github.com/envoyproxy/go-control-plane/pkg/server/v3"
+	ratelimitv3 "github.com/envoyproxy/go-control-plane/ratelimit/config/ratelimit/v3"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/tps-agent/ratelimitd/internal/descsync"
+	"github.com/tps-agent/ratelimitd/internal/testenv"
+)
+
+const node = "envoy-ratelimit"
+
+// xdsServer is go-control-plane's, with a snapshot for one node.
+type xdsServer struct {
+	tb       testing.TB
+	addr     string
+	cache    cachev3.SnapshotCache
+	requests chan *discoveryv3.DiscoveryRequest
+	stop     func()
+}
+
+// startXDS serves on addr; ":0" = a free port.
+func startXDS(tb testing.TB, addr string, options ...grpc.ServerOption) *xdsServer {
+	tb.Helper()
+	s := &xdsServer{tb: tb, cache: cachev3.NewSnapshotCache(true, cachev3.IDHash{}, nil), requests: make(chan *discoveryv3.DiscoveryRequest, 1000)}
+	listener, err := net.Listen("tcp", addr)
+	do(tb, err)
+	s.addr = listener.Addr().String()
+	server := grpc.NewServer(options...)
+	discoveryv3.RegisterAggregatedDiscoveryServiceServer(server, serverv3.NewServer(tb.Context(), s.cache, serverv3.CallbackFuncs{
+		StreamRequestFunc: func(_ int64, r *discoveryv3.DiscoveryRequest) error {
+			s.requests <- r
+			return nil
+		},
+	}))
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = server.Serve(listener)
+	}()
+	s.stop = func() {
+		server.Stop()
+		<-ended
+	}
+	tb.Cleanup(s.stop)
+	return s
+}
+
+// set makes resources the snapshot of a version.
+func (s *xdsServer) set(version string, resources ...*ratelimitv3.RateLimitConfig) {
+	s.tb.Helper()
+	all := make([]types.Resource, len(resources))
+	for i, r := range resources {
+		all[i] = r
+	}
+	snapshot, err := cachev3.NewSnapshot(version, map[resource.Type][]types.Resource{resource.RateLimitConfigType: all})
+	do(s.tb, err, s.cache.SetSnapshot(context.Background(), node, snapshot))
+}
+
+// request waits for the next one.
+func (s *xdsServer) request() *discoveryv3.DiscoveryRequest {
+	s.tb.Helper()
+	select {
+	case r := <-s.requests:
+		return r
+	case <-time.After(patience):
+		s.tb.Fatal("no request")
+		return nil
+	}
+}
+
+// config is a resource of one limit.
+func config(domain string, n uint32) *ratelimitv3.RateLimitConfig {
+	return &ratelimitv3.RateLimitConfig{Name: domain, Domain: domain, Descriptors: []*ratelimitv3.RateLimitDescriptor{
+		{Key: "k", RateLimit: &ratelimitv3.RateLimitPolicy{Unit: ratelimitv3.RateLimitUnit_MINUTE, RequestsPerUnit: n}},
+	}}
+}
+
+// bad is a resource that nobody can use.
+func bad(domain string) *ratelimitv3.RateLimitConfig {
+	c := config(domain, 1)
+	c.Descriptors[0].Key = ""
+	return c
+}
+
+func followXDS(tb testing.TB, c descsync.XDSConfig, dataDir string) *follower {
+	tb.Helper()
+	f := newFollower(tb)
+	c.Node, c.DataDir, c.Publish = node, dataDir, f.publish
+	x, err := descsync.NewXDS(c, f.registry, f.logger())
+	do(tb, err)
+	f.source = x
+	return f
+}
+
+// First configuration, update, bad update: the server is told, and what was in force stays.
+func TestXDS(t *testing.T) {
+	s := startXDS(t, "127.0.0.1:0")
+	s.set("1", config("a", 1))
+	f := followXDS(t, descsync.XDSConfig{Server: s.addr, Metadata: map[string]string{"team": "web"}}, t.TempDir())
+	f.load()
+	if f.Loaded() == nil || f.Ready() == nil {
+		t.Error("loaded before there was a server")
+	}
+	f.start()
+	f.await("a=1")
+	first := s.request()
+	if first.GetVersionInfo() != "" || first.GetTypeUrl() != resource.RateLimitConfigType || first.GetNode().GetId() != node || first.GetNode().GetMetadata().AsMap()["team"] != "web" {
+		t.Errorf("first request %v", first)
+	}
+	if ack := s.request(); ack.GetVersionInfo() != "1" || ack.GetErrorDetail() != nil || ack.GetResponseNonce() == "" {
+		t.Errorf("answer to the first response: %v", ack)
+	}
+	eventually(t, "ready", func() bool { return f.Ready() == nil && f.Loaded() == nil })
+
+	s.set("2", config("a", 2), config("b", 3))
+	f.await("a=2 b=3")
+	if ack := s.request(); ack.GetVersionInfo() != "2" {
+		t.Errorf("answer to the update: %v", ack)
+	}
+
+	s.set("3", config("a", 9), bad("b"))
+	nack := s.request()
+	if detail := nack.GetErrorDetail().GetMessage(); nack.GetVersionInfo() != "2" || !strings.Contains(detail, "b: descriptors[0]: descriptor has empty key") {
+		t.Errorf("answer to the bad update: %v", nack)
+	}
+	f.silent()
+	eventually(t, "not ready", func() bool { return f.Ready() != nil })
+	if err := f.Ready(); !strings.Contains(err.Error(), `version "3" was refused`) || f.Loaded() != nil {
+		t.Errorf("ready: %v; loaded: %v", err, f.Loaded())
+	}
+
+	s.set("4", config("a", 4))
+	f.await("a=4")
+	eventually(t, "ready", func() bool { return f.Ready() == nil })
+	s.set("5") // no domain at all
+	f.await("")
+	if err := testutil.GatherAndCompare(f.registry, strings.NewReader(`
+# HELP ratelimitd_xds_connected 1 while the xDS server has a stream and has answered on it.
+# TYPE ratelimitd_xds_connected gauge
+ratelimitd_xds_connected 1
+`), "ratelimitd_xds_connected"); err != nil {
+		t.Error(err)
+	}
+	// go-control-plane sends what was refused again at once.
+	if got := value(t, f, "ratelimitd_xds_responses_total", "nack"); got < 1 || got > 3 {
+		t.Errorf("%v refused responses counted, want one, and one a second", got)
+	}
+	if got := strings.Count(f.logged(), "level=ERROR"); got != 1 {
+		t.Errorf("the refusal is logged %d times:\n%s", got, f.logged())
+	}
+}
+
+// value is that of the child of a metric whose only label is so.
+func value(tb testing.TB, f *follower, name, label string) float64 {
+	tb.Helper()
+	all, err := f.registry.Gather()
+	do(tb, err)
+	for _, family := range all {
+		for _, m := range family.GetMetric() {
+			if family.GetName() == name && m.GetLabel()[0].GetValue() == label {
+				return m.GetCounter().GetValue()
+			}
+		}
+	}
+	tb.Fatalf("no metric %s{%s}", name, label)
+	return 0
+}
+
+// A server that is away at the start, goes away and comes back with other resources under an old version.
+func TestXDSServerAway(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	do(t, err)
+	addr := listener.Addr().String()
+	do(t, listener.Close())
+	f := followXDS(t, descsync.XDSConfig{Server: addr}, t.TempDir())
+	f.load()
+	f.start()
+	eventually(t, "the server is missed", func() bool { return strings.Contains(f.logged(), "the xDS server is away") })
+	if f.Loaded() == nil {
+		t.Error("loaded without a server")
+	}
+	s := startXDS(t, addr)
+	s.set("1", config("a", 1))
+	f.await("a=1")
+	eventually(t, "ready", func() bool { return f.Ready() == nil })
+
+	s.stop()
+	eventually(t, "the server is missed again", func() bool { return f.Ready() != nil })
+	if f.Loaded() != nil {
+		t.Error("what was in force is gone")
+	}
+	f.silent()
+	s = startXDS(t, addr)
+	s.set("1", config("a", 2))
+	f.await("a=2")
+	eventually(t, "ready", func() bool { return f.Ready() == nil })
+}
+
+// What was in force survives the process, for the server that it came from.
+func TestXDSKeepsLastGood(t *testing.T) {
+	s, dataDir := startXDS(t, "127.0.0.1:0"), t.TempDir()
+	s.set("1", config("a", 1), config("b", 2))
+	first := followXDS(t, descsync.XDSConfig{Server: s.addr}, dataDir)
+	first.load()
+	first.start()
+	first.await("a=1 b=2")
+	first.stop()
+	s.stop()
+
+	second := followXDS(t, descsync.XDSConfig{Server: s.addr}, dataDir)
+	second.load()
+	second.await("a=1 b=2")
+	if second.Loaded() != nil || second.Ready() == nil {
+		t.Errorf("loaded: %v, ready: %v", second.Loaded(), second.Ready())
+	}
+	other := followXDS(t, descsync.XDSConfig{Server: "127.0.0.1:1"}, dataDir)
+	other.load()
+	other.silent()
+	if other.Loaded() == nil || !strings.Contains(other.logged(), "another xDS server") {
+		t.Errorf("loaded: %v; logs %s", other.Loaded(), other.logged())
+	}
+	do(t, os.WriteFile(filepath.Join(dataDir, "xds.json"), []byte(`{"server":"`+s.addr+`","version":"1","resources":["/w=="]}`), 0o600))
+	damaged := followXDS(t, descsync.XDSConfig{Server: s.addr}, dataDir)
+	damaged.load()
+	damaged.silent()
+	if damaged.Loaded() == nil || !strings.Contains(damaged.logged(), "cannot be used") {
+		t.Errorf("loaded: %v; logs %s", damaged.Loaded(), damaged.logged())
+	}
+}
+
+// rawXDS answers each first request of a stream with what it is given.
+type rawXDS struct {
+	discoveryv3.UnimplementedAggregatedDiscoveryServiceServer
+
+	responses []*discoveryv3.DiscoveryResponse
+	answers   chan *discoveryv3.DiscoveryRequest
+}
+
+func (r *rawXDS) StreamAggregatedResources(s discoveryv3.AggregatedDiscoveryService_StreamAggregatedResourcesServer) error {
+	if _, err := s.Recv(); err != nil {
+		return err
+	}
+	for _, response := range r.responses {
+		if err := s.Send(response); err != nil {
+			return err
+		}
+		if response.GetTypeUrl() != resource.RateLimitConfigType {
+			continue
+		}
+		answer, err := s.Recv()
+		if err != nil {
+			return err
+		}
+		r.answers <- answer
+	}
+	<-s.Context().Done()
+	return nil
+}
+
+// Whatever a server sends, it gets an answer, and nothing is in force that is not good.
+func TestXDSOddResponses(t *testing.T) {
+	many := make([]*ratelimitv3.RateLimitDescriptor, 500)
+	for i := range many {
+		many[i] = &ratelimitv3.RateLimitDescriptor{Key: strings.Repeat("é", 40), Value: strconv.Itoa(i), RateLimit: &ratelimitv3.RateLimitPolicy{}}
+	}
+	rateLimit := resource.RateLimitConfigType
+	responses := []*discoveryv3.DiscoveryResponse{
+		{TypeUrl: resource.ClusterType, VersionInfo: "1"}, // nobody has asked for it, and nobody answers
+		{TypeUrl: rateLimit, VersionInfo: "2", Nonce: "n2", Resources: []*anypb.Any{{TypeUrl: resource.ClusterType}}},
+		{TypeUrl: rateLimit, VersionInfo: "3", Nonce: "n3", Resources: []*anypb.Any{{TypeUrl: rateLimit, Value: []byte("\xff")}}},
+		{TypeUrl: rateLimit, VersionInfo: "4", Nonce: "n4", Resources: []*anypb.Any{anyOf(t, &ratelimitv3.RateLimitConfig{Name: "a", Domain: "a", Descriptors: many})}},
+		{TypeUrl: rateLimit, VersionInfo: "9", Nonce: "n9", Resources: []*anypb.Any{anyOf(t, config("a", 9))}},
+	}
+	raw := &rawXDS{responses: responses, answers: make(chan *discoveryv3.DiscoveryRequest, 100)}
+	server := grpc.NewServer()
+	discoveryv3.RegisterAggregatedDiscoveryServiceServer(server, raw)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	do(t, err)
+	go func() { _ = server.Serve(listener) }()
+	t.Cleanup(server.Stop)
+	f := followXDS(t, descsync.XDSConfig{Server: listener.Addr().String()}, t.TempDir())
+	f.load()
+	f.start()
+	f.await("a=9")
+	for _, want := range []string{`resource 0 is a "type.googleapis.com/envoy.config.cluster.v3.Cluster"`, "resource 0 is no RateLimitConfig", "invalid rate limit unit", ""} {
+		answer := <-raw.answers
+		detail := answer.GetErrorDetail().GetMessage()
+		if !strings.Contains(detail, want) || (want == "") != (detail == "") || len(detail) > 5000 {
+			t.Errorf("answer with %d bytes of detail %.200q, want %q", len(detail), detail, want)
+		}
+	}
+	f.silent()
+}
+
+func anyOf(tb testing.TB, m proto.Message) *anypb.Any {
+	tb.Helper()
+	a, err := anypb.New(m)
+	do(tb, err)
+	return a
+}
+
+// A server that wants to see a certificate, and whose own is of an authority that is not the system's.
+// The files may come later than the process.
+func TestXDSOverTLS(t *testing.T) {
+	dir := t.TempDir()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	serverCA, clientCA := testenv.NewAuthority(t, "servers"), testenv.NewAuthority(t, "clients")
+	cert, key := serverCA.Pair(t, "127.0.0.1", time.Hour)
+	pair, err := tls.X509KeyPair(cert, key)
+	do(t, err)
+	clients := x509.NewCertPool()
+	clients.AppendCertsFromPEM(clientCA.PEM)
+	s := startXDS(t, "127.0.0.1:0", grpc.Creds(credentials.NewTLS(&tls.Config{
+		Certificates: []tls.Certificate{pair}, ClientCAs: clients, ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS12,
+	})))
+	s.set("1", config("a", 1))
+	f := followXDS(t, descsync.XDSConfig{Server: s.addr, TLS: true, CA: path("ca"), Cert: path("cert"), Key: path("key")}, t.TempDir())
+	f.load()
+	f.start()
+	eventually(t, "the authority is missed", func() bool { return strings.Contains(f.logged(), "reading the authority") })
+	write(t, string(serverCA.PEM), dir, "ca")
+	eventually(t, "the certificate is missed", func() bool { return strings.Contains(f.logged(), "reading the certificate") })
+	stranger, strangerKey := serverCA.Pair(t, "stranger", time.Hour)
+	write(t, string(strangerKey), dir, "key")
+	write(t, string(stranger), dir, "cert")
+	eventually(t, "the server refuses the stranger", func() bool { return strings.Contains(f.logged(), "certificate") && f.Ready() != nil })
+	f.silent()
+	cert, key = clientCA.Pair(t, "ratelimitd", time.Hour)
+	write(t, string(key), dir, "key")
+	write(t, string(cert), dir, "cert")
+	f.await("a=1")
+}
