@@ -180,6 +180,8 @@ var meaningless = map[string]string{ //nolint:gochecknoglobals // a constant tab
 	"DEBUG_HOST": "the debug port is on loopback only",
 	"GRPC_UDS":   "there is no listener on a Unix socket",
 
+	"GRPC_SERVER_TLS_CA_CERT": "GRPC_CLIENT_TLS_CACERT names the authority of clients, as in envoyproxy/ratelimit",
+
 	"GRPC_MAX_CONNECTION_AGE": "connections are not ended for their age", "GRPC_MAX_CONNECTION_AGE_GRACE": "connections are not ended for their age",
 
 	"MERGE_DOMAIN_CONFIG": "each file owns its domain: two files that name one are a fault", "RUNTIME_IGNOREDOTFILES": "names that begin with a dot are always passed over",
@@ -192,7 +194,7 @@ var meaningless = map[string]string{ //nolint:gochecknoglobals // a constant tab
 	"EXTRA_TAGS": "metrics are at /metrics, where Prometheus adds labels", "STATS_FLUSH_INTERVAL": "metrics are at /metrics", "DISABLE_STATS": "metrics are at /metrics",
 	"PROMETHEUS_PATH": "metrics are at /metrics", "PROMETHEUS_MAPPER_YAML": "metrics have fixed names", "PROMETHEUS_RESPONSE_TIME_AS_MILLISECONDS": "times are in seconds",
 	"BACKEND_TYPE": counted, "REDIS_*": counted, "MEMCACHE_*": counted, "LOCAL_CACHE_SIZE_IN_BYTES": counted, "CACHE_KEY_PREFIX": counted,
-	"EXPIRATION_JITTER_MAX_SECONDS": counted, "STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT": counted, "TRACING_*": "there are no traces",
+	"EXPIRATION_JITTER_MAX_SECONDS": counted, "STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT": counted, "TRACING_*": "there are no traces", "OTEL_EXPORTER_OTLP_*": "there are no traces",
 }
 
 const counted = "counters are in the memory of this process"

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -55,6 +56,15 @@ func (s *server) domainsReady() error {
 	return s.domains.Ready()
 }
 
+// domainsServed tells whether there is a configuration, be it an old one.
+func (s *server) domainsServed() error {
+	if s.cfg.descriptors.configured() && s.service.Files() == nil {
+		return errors.New("no rate limit configuration has been loaded yet")
+	}
+	return nil
+}
+
+// domainsLoaded tells whether each file was good at least once.
 func (s *server) domainsLoaded() error {
 	if s.domains == nil {
 		return nil

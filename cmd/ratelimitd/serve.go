@@ -299,7 +299,7 @@ func (s *server) setHealth(status healthpb.HealthCheckResponse_ServingStatus) {
 
 // updateHealth says yes once everything is there that decisions need.
 func (s *server) updateHealth() {
-	if s.current.Load() != nil && (!s.cfg.descriptors.configured() || s.service.Files() != nil) {
+	if s.current.Load() != nil && s.domainsServed() == nil {
 		s.setHealth(healthpb.HealthCheckResponse_SERVING)
 	}
 }
@@ -320,7 +320,8 @@ func (s *server) adminHandler() http.Handler {
 			{Name: "source", Run: s.store.Ready},
 			{Name: "tls", Run: s.tlsReady},
 			{Name: "descriptors", Run: s.domainsReady},
-			{Name: "descriptors_loaded", Fatal: true, Run: s.domainsLoaded},
+			{Name: "descriptors_served", Fatal: true, Run: s.domainsServed},
+			{Name: "descriptors_loaded", Fatal: true, ReadyOnly: true, Run: s.domainsLoaded},
 			{Name: "running", Fatal: true, Run: func() error {
 				if s.draining.Load() {
 					return errors.New("the server is stopping")

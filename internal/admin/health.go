@@ -2,6 +2,7 @@ package admin
 
 import (
 	"net/http"
+	"slices"
 
 	"github.com/tps-agent/ratelimitd/internal/httpjson"
 )
@@ -11,6 +12,9 @@ type Check struct {
 	Name  string
 	Run   func() error // must not wait: probes have short deadlines
 	Fatal bool         // false: said, but no reason not to serve
+	// ReadyOnly: /healthcheck does not look at it. There are those who restart a process for that, which
+	// would not mend what is wrong.
+	ReadyOnly bool
 }
 
 // checkResult is one line of /readyz.
@@ -27,9 +31,9 @@ const (
 	statusNotReady = "not ready"
 )
 
-func (a *api) runChecks() (status string, results []checkResult) {
+func (a *api) runChecks(checks []Check) (status string, results []checkResult) {
 	status = statusReady
-	for _, c := range a.Checks {
+	for _, c := range checks {
 		res := checkResult{Name: c.Name, OK: true}
 		if err := c.Run(); err != nil {
 			res.OK, res.Message = false, err.Error()
@@ -52,7 +56,7 @@ func healthz(w http.ResponseWriter, _ *http.Request) {
 // readyz says what is missing. A check that is not fatal is said, and the answer is still 200:
 // old limits are better than none, which is what a caller without this replica has.
 func (a *api) readyz(w http.ResponseWriter, _ *http.Request) {
-	status, results := a.runChecks()
+	status, results := a.runChecks(a.Checks)
 	code := http.StatusOK
 	if status == statusNotReady {
 		code = http.StatusServiceUnavailable
@@ -63,9 +67,10 @@ func (a *api) readyz(w http.ResponseWriter, _ *http.Request) {
 	}{status, results})
 }
 
-// healthcheck is readyz as envoyproxy/ratelimit has it.
+// healthcheck is what envoyproxy/ratelimit has: whether requests can be decided.
 func (a *api) healthcheck(w http.ResponseWriter, _ *http.Request) {
-	if status, _ := a.runChecks(); status == statusNotReady {
+	checks := slices.DeleteFunc(slices.Clone(a.Checks), func(c Check) bool { return c.ReadyOnly })
+	if status, _ := a.runChecks(checks); status == statusNotReady {
 		w.WriteHeader(http.StatusInternalServerError)
 		return
 	}
