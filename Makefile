@@ -9,6 +9,8 @@ MAKEFLAGS += --no-print-directory
 CACHE     := $(CURDIR)/.cache
 ENVOY_PIN := 1.40.0
 LINT_PIN  := v2.15.0
+PEER_PIN  := v1.4.1-0.20260122083618-3fb702589d36
+PEER      := $(CACHE)/envoyproxy-ratelimit-$(PEER_PIN)/service_cmd
 LINT      := $(CACHE)/golangci-lint-$(LINT_PIN)/golangci-lint
 FUZZTIME  ?= 20s
 BENCHTIME ?= 1s
@@ -107,12 +109,17 @@ ci: deps lint verify ## what .ci/run runs
 	$(MAKE) soak SOAK=30s
 	$(MAKE) test
 
-deps: ## install what is missing: C compiler (race detector), Postgres, Prometheus, h2load, Envoy
+deps: $(PEER) ## install what is missing: C compiler (race detector), Postgres, Redis, Prometheus, h2load, Envoy, envoyproxy/ratelimit
 	.ci/deps $(CACHE) $(ENVOY_PIN)
 
 $(LINT):
 	mkdir -p $(dir $@)
 	GOBIN=$(dir $@) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_PIN)
+
+# With its counters in Redis, it gives the answers that those over descriptor files are compared with.
+$(PEER):
+	mkdir -p $(dir $@)
+	GOBIN=$(dir $@) go install github.com/envoyproxy/ratelimit/src/service_cmd@$(PEER_PIN)
 
 clean: ## remove what was built and installed here
 	rm -rf ratelimitd $(CACHE)

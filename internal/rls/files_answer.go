@@ -123,7 +123,11 @@ func (c *call) describe(i int) map[string]any {
 	}
 	fields := map[string]any{"entries": entries}
 	if f.hasLimit {
-		fields["limit"] = fmt.Sprintf("requests_per_unit:%d unit:%s", f.limit, descriptors.Unit(f.unit)) //nolint:gosec // checked before
+		text := "unit:" + descriptors.Unit(f.unit).String() //nolint:gosec // checked before
+		if f.limit > 0 {
+			text = fmt.Sprintf("requests_per_unit:%d %s", f.limit, text)
+		}
+		fields["limit"] = text // as the text of a protobuf message has it
 	}
 	if f.hasHits {
 		fields["hitsAddend"] = float64(f.hits)
