@@ -1,7 +1,6 @@
 package descsync_test
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"net"
@@ -13,10 +12,7 @@ import (
 	"time"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	"github.com/envoyproxy/go-control-plane/pkg/cache/types"
-	cachev3 "github.com/envoyproxy/go-control-plane/pkg/cache/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/resource/v3"
-	serverv3 "github.com/envoyproxy/go-control-plane/pkg/server/v3"
 	ratelimitv3 "github.com/envoyproxy/go-control-plane/ratelimit/config/ratelimit/v3"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"google.golang.org/grpc"
@@ -29,65 +25,6 @@ import (
 )
 
 const node = "envoy-ratelimit"
-
-// xdsServer is go-control-plane's, with a snapshot for one node.
-type xdsServer struct {
-	tb       testing.TB
-	addr     string
-	cache    cachev3.SnapshotCache
-	requests chan *discoveryv3.DiscoveryRequest
-	stop     func()
-}
-
-// startXDS serves on addr; ":0" = a free port.
-func startXDS(tb testing.TB, addr string, options ...grpc.ServerOption) *xdsServer {
-	tb.Helper()
-	s := &xdsServer{tb: tb, cache: cachev3.NewSnapshotCache(true, cachev3.IDHash{}, nil), requests: make(chan *discoveryv3.DiscoveryRequest, 1000)}
-	listener, err := net.Listen("tcp", addr)
-	do(tb, err)
-	s.addr = listener.Addr().String()
-	server := grpc.NewServer(options...)
-	discoveryv3.RegisterAggregatedDiscoveryServiceServer(server, serverv3.NewServer(tb.Context(), s.cache, serverv3.CallbackFuncs{
-		StreamRequestFunc: func(_ int64, r *discoveryv3.DiscoveryRequest) error {
-			s.requests <- r
-			return nil
-		},
-	}))
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = server.Serve(listener)
-	}()
-	s.stop = func() {
-		server.Stop()
-		<-ended
-	}
-	tb.Cleanup(s.stop)
-	return s
-}
-
-// set makes resources the snapshot of a version.
-func (s *xdsServer) set(version string, resources ...*ratelimitv3.RateLimitConfig) {
-	s.tb.Helper()
-	all := make([]types.Resource, len(resources))
-	for i, r := range resources {
-		all[i] = r
-	}
-	snapshot, err := cachev3.NewSnapshot(version, map[resource.Type][]types.Resource{resource.RateLimitConfigType: all})
-	do(s.tb, err, s.cache.SetSnapshot(context.Background(), node, snapshot))
-}
-
-// request waits for the next one.
-func (s *xdsServer) request() *discoveryv3.DiscoveryRequest {
-	s.tb.Helper()
-	select {
-	case r := <-s.requests:
-		return r
-	case <-time.After(patience):
-		s.tb.Fatal("no request")
-		return nil
-	}
-}
 
 // config is a resource of one limit.
 func config(domain string, n uint32) *ratelimitv3.RateLimitConfig {
@@ -115,32 +52,32 @@ func followXDS(tb testing.TB, c descsync.XDSConfig, dataDir string) *follower {
 
 // First configuration, update, bad update: the server is told, and what was in force stays.
 func TestXDS(t *testing.T) {
-	s := startXDS(t, "127.0.0.1:0")
-	s.set("1", config("a", 1))
-	f := followXDS(t, descsync.XDSConfig{Server: s.addr, Metadata: map[string]string{"team": "web"}}, t.TempDir())
+	s := testenv.StartXDS(t, "127.0.0.1:0")
+	s.Set(t, node, "1", config("a", 1))
+	f := followXDS(t, descsync.XDSConfig{Server: s.Addr, Metadata: map[string]string{"team": "web"}}, t.TempDir())
 	f.load()
 	if f.Loaded() == nil || f.Ready() == nil {
 		t.Error("loaded before there was a server")
 	}
 	f.start()
 	f.await("a=1")
-	first := s.request()
+	first := s.Request(t)
 	if first.GetVersionInfo() != "" || first.GetTypeUrl() != resource.RateLimitConfigType || first.GetNode().GetId() != node || first.GetNode().GetMetadata().AsMap()["team"] != "web" {
 		t.Errorf("first request %v", first)
 	}
-	if ack := s.request(); ack.GetVersionInfo() != "1" || ack.GetErrorDetail() != nil || ack.GetResponseNonce() == "" {
+	if ack := s.Request(t); ack.GetVersionInfo() != "1" || ack.GetErrorDetail() != nil || ack.GetResponseNonce() == "" {
 		t.Errorf("answer to the first response: %v", ack)
 	}
 	eventually(t, "ready", func() bool { return f.Ready() == nil && f.Loaded() == nil })
 
-	s.set("2", config("a", 2), config("b", 3))
+	s.Set(t, node, "2", config("a", 2), config("b", 3))
 	f.await("a=2 b=3")
-	if ack := s.request(); ack.GetVersionInfo() != "2" {
+	if ack := s.Request(t); ack.GetVersionInfo() != "2" {
 		t.Errorf("answer to the update: %v", ack)
 	}
 
-	s.set("3", config("a", 9), bad("b"))
-	nack := s.request()
+	s.Set(t, node, "3", config("a", 9), bad("b"))
+	nack := s.Request(t)
 	if detail := nack.GetErrorDetail().GetMessage(); nack.GetVersionInfo() != "2" || !strings.Contains(detail, "b: descriptors[0]: descriptor has empty key") {
 		t.Errorf("answer to the bad update: %v", nack)
 	}
@@ -150,10 +87,10 @@ func TestXDS(t *testing.T) {
 		t.Errorf("ready: %v; loaded: %v", err, f.Loaded())
 	}
 
-	s.set("4", config("a", 4))
+	s.Set(t, node, "4", config("a", 4))
 	f.await("a=4")
 	eventually(t, "ready", func() bool { return f.Ready() == nil })
-	s.set("5") // no domain at all
+	s.Set(t, node, "5") // no domain at all
 	f.await("")
 	if err := testutil.GatherAndCompare(f.registry, strings.NewReader(`
 # HELP ratelimitd_xds_connected 1 while the xDS server has a stream and has answered on it.
@@ -200,35 +137,35 @@ func TestXDSServerAway(t *testing.T) {
 	if f.Loaded() == nil {
 		t.Error("loaded without a server")
 	}
-	s := startXDS(t, addr)
-	s.set("1", config("a", 1))
+	s := testenv.StartXDS(t, addr)
+	s.Set(t, node, "1", config("a", 1))
 	f.await("a=1")
 	eventually(t, "ready", func() bool { return f.Ready() == nil })
 
-	s.stop()
+	s.Stop()
 	eventually(t, "the server is missed again", func() bool { return f.Ready() != nil })
 	if f.Loaded() != nil {
 		t.Error("what was in force is gone")
 	}
 	f.silent()
-	s = startXDS(t, addr)
-	s.set("1", config("a", 2))
+	s = testenv.StartXDS(t, addr)
+	s.Set(t, node, "1", config("a", 2))
 	f.await("a=2")
 	eventually(t, "ready", func() bool { return f.Ready() == nil })
 }
 
 // What was in force survives the process, for the server that it came from.
 func TestXDSKeepsLastGood(t *testing.T) {
-	s, dataDir := startXDS(t, "127.0.0.1:0"), t.TempDir()
-	s.set("1", config("a", 1), config("b", 2))
-	first := followXDS(t, descsync.XDSConfig{Server: s.addr}, dataDir)
+	s, dataDir := testenv.StartXDS(t, "127.0.0.1:0"), t.TempDir()
+	s.Set(t, node, "1", config("a", 1), config("b", 2))
+	first := followXDS(t, descsync.XDSConfig{Server: s.Addr}, dataDir)
 	first.load()
 	first.start()
 	first.await("a=1 b=2")
 	first.stop()
-	s.stop()
+	s.Stop()
 
-	second := followXDS(t, descsync.XDSConfig{Server: s.addr}, dataDir)
+	second := followXDS(t, descsync.XDSConfig{Server: s.Addr}, dataDir)
 	second.load()
 	second.await("a=1 b=2")
 	if second.Loaded() != nil || second.Ready() == nil {
@@ -240,8 +177,8 @@ func TestXDSKeepsLastGood(t *testing.T) {
 	if other.Loaded() == nil || !strings.Contains(other.logged(), "another xDS server") {
 		t.Errorf("loaded: %v; logs %s", other.Loaded(), other.logged())
 	}
-	do(t, os.WriteFile(filepath.Join(dataDir, "xds.json"), []byte(`{"server":"`+s.addr+`","version":"1","resources":["/w=="]}`), 0o600))
-	damaged := followXDS(t, descsync.XDSConfig{Server: s.addr}, dataDir)
+	do(t, os.WriteFile(filepath.Join(dataDir, "xds.json"), []byte(`{"server":"`+s.Addr+`","version":"1","resources":["/w=="]}`), 0o600))
+	damaged := followXDS(t, descsync.XDSConfig{Server: s.Addr}, dataDir)
 	damaged.load()
 	damaged.silent()
 	if damaged.Loaded() == nil || !strings.Contains(damaged.logged(), "cannot be used") {
@@ -331,11 +268,11 @@ func TestXDSOverTLS(t *testing.T) {
 	do(t, err)
 	clients := x509.NewCertPool()
 	clients.AppendCertsFromPEM(clientCA.PEM)
-	s := startXDS(t, "127.0.0.1:0", grpc.Creds(credentials.NewTLS(&tls.Config{
+	s := testenv.StartXDS(t, "127.0.0.1:0", grpc.Creds(credentials.NewTLS(&tls.Config{
 		Certificates: []tls.Certificate{pair}, ClientCAs: clients, ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS12,
 	})))
-	s.set("1", config("a", 1))
-	f := followXDS(t, descsync.XDSConfig{Server: s.addr, TLS: true, CA: path("ca"), Cert: path("cert"), Key: path("key")}, t.TempDir())
+	s.Set(t, node, "1", config("a", 1))
+	f := followXDS(t, descsync.XDSConfig{Server: s.Addr, TLS: true, CA: path("ca"), Cert: path("cert"), Key: path("key")}, t.TempDir())
 	f.load()
 	f.start()
 	eventually(t, "the authority is missed", func() bool { return strings.Contains(f.logged(), "reading the authority") })
