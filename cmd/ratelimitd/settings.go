@@ -10,8 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/tps-agent/ratelimitd/internal/admin"
 	"github.com/tps-agent/ratelimitd/internal/certs"
@@ -61,7 +59,7 @@ type settings struct {
 	DefaultMaxTPS   string `name:"default-max-tps" setting:"TPS_DEFAULT_MAX_TPS" fallback:"1000" help:"Limit of the requests of a (domain, gateway) that no row matches; 0 = unlimited."`
 	GatewayKeys     string `name:"gateway-keys" setting:"TPS_GATEWAY_KEYS" fallback:"gateway" help:"Descriptor keys that carry the gateway; the order decides."`
 	EndpointKeys    string `name:"endpoint-keys" setting:"TPS_ENDPOINT_KEYS" fallback:"endpoint" help:"Descriptor keys that carry the endpoint; the order decides."`
-	ResponseHeaders string `name:"response-headers" setting:"TPS_RESPONSE_HEADERS" fallback:"false" help:"Also send x-ratelimit-limit, -remaining and -reset. Envoy can make them itself."`
+	ResponseHeaders string `name:"response-headers" setting:"TPS_RESPONSE_HEADERS" fallback:"false" help:"Also send x-ratelimit-limit, -remaining and -reset (for descriptor files TPS_LIMIT_HEADER and its kin). Envoy can make them itself."`
 
 	MaxBuckets string `name:"max-buckets" setting:"TPS_MAX_BUCKETS" fallback:"1000000" help:"Bound: buckets of names that no row writes out."`
 	MaxWaiters string `name:"max-waiters" setting:"TPS_MAX_WAITERS" fallback:"100000" help:"Bound: held requests; what comes then is refused. Of 1,000 and more one gateway may hold 95 in 100."`
@@ -74,7 +72,7 @@ type settings struct {
 	BatchSize      string `name:"batch-size" setting:"TPS_BATCH_SIZE" fallback:"100" help:"A write to Postgres or the collector starts at this many waiting transactions, and takes all that wait (at most 10,000)."`
 	FlushInterval  string `name:"flush-interval" setting:"TPS_FLUSH_INTERVAL" fallback:"30s" help:"Or after this time."`
 	MaxQueueSize   string `name:"max-queue-size" setting:"TPS_MAX_QUEUE_SIZE" fallback:"10000" help:"Bound: transactions in memory, which are about to be written to the log on disk; what comes then is dropped and counted."`
-	DataDir        string `name:"data-dir" setting:"TPS_DATA_DIR" fallback:"./ratelimitd-data" help:"What must survive a restart: the last good limits of Postgres, the usage of long windows, the log of transactions on their way to Postgres or the collector. One process each."`
+	DataDir        string `name:"data-dir" setting:"TPS_DATA_DIR" fallback:"./ratelimitd-data" help:"What must survive a restart: the last good limits of Postgres and descriptor files, the usage of long windows, the log of transactions on their way to Postgres or the collector. One process each."`
 	SpoolMax       string `name:"spool-max" setting:"TPS_SPOOL_MAX" fallback:"4GiB" help:"Bound: that log on disk; at the bound the oldest transactions are dropped and counted."`
 	Retention      string `name:"retention" setting:"TPS_RETENTION" fallback:"raw=30d,second=7d,minute=90d,hour=400d" help:"Partitions of tps_metrics (raw) and tps_rollups that are older are dropped; 0 = never."`
 	RawSample      string `name:"raw-sample" setting:"TPS_RAW_SAMPLE" fallback:"1" help:"Share of transactions that get a row in tps_metrics, from 0 to 1; tps_rollups always count all."`
@@ -307,7 +305,7 @@ func (r *reader) serverID() string {
 	switch {
 	case len(id) > longest:
 		r.fail("TPS_SERVER_ID", fmt.Sprintf("is longer than %d bytes", longest))
-	case !utf8.ValidString(id) || strings.ContainsFunc(id, unicode.IsControl):
+	case !isText(id):
 		r.fail("TPS_SERVER_ID", "is no text in UTF-8 without control characters")
 	case id == "":
 		host, err := os.Hostname()

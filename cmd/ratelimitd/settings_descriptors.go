@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/net/http/httpguts"
 
@@ -36,7 +38,7 @@ func (r *reader) descriptors() descriptorConfig {
 
 func (r *reader) xds() descsync.XDSConfig {
 	c := descsync.XDSConfig{
-		Server: r.optionalAddr("TPS_CONFIG_XDS"), Node: r.values["TPS_CONFIG_XDS_NODE"],
+		Server: r.optionalAddr("TPS_CONFIG_XDS"), Node: r.text("TPS_CONFIG_XDS_NODE"),
 		Metadata: r.pairs("TPS_CONFIG_XDS_METADATA"), Headers: r.pairs("TPS_CONFIG_XDS_HEADERS"),
 		TLS: r.bool("TPS_CONFIG_XDS_TLS"), CA: r.values["TPS_CONFIG_XDS_CA"], Cert: r.values["TPS_CONFIG_XDS_CERT"], Key: r.values["TPS_CONFIG_XDS_KEY"],
 		ServerName: r.values["TPS_CONFIG_XDS_NAME"],
@@ -46,8 +48,11 @@ func (r *reader) xds() descsync.XDSConfig {
 			r.fail(name, "is set, but TPS_CONFIG_XDS_TLS is not true")
 		}
 	}
-	if (c.Cert == "") != (c.Key == "") {
-		r.fail("TPS_CONFIG_XDS_CERT", "and TPS_CONFIG_XDS_KEY go together")
+	if c.Cert != "" && c.Key == "" {
+		r.fail("TPS_CONFIG_XDS_CERT", "is set, but TPS_CONFIG_XDS_KEY is not")
+	}
+	if c.Key != "" && c.Cert == "" {
+		r.fail("TPS_CONFIG_XDS_KEY", "is set, but TPS_CONFIG_XDS_CERT is not")
 	}
 	if strings.HasPrefix(c.Server, ":") && r.good("TPS_CONFIG_XDS") {
 		r.fail("TPS_CONFIG_XDS", "names no host")
@@ -61,6 +66,16 @@ func (r *reader) xds() descsync.XDSConfig {
 	return c
 }
 
+// text is what a protobuf message can say.
+func (r *reader) text(name string) string {
+	if !isText(r.values[name]) {
+		r.fail(name, "is no text in UTF-8 without control characters")
+	}
+	return r.values[name]
+}
+
+func isText(s string) bool { return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl) }
+
 // pairs reads key=value,key=value.
 func (r *reader) pairs(name string) map[string]string {
 	if r.values[name] == "" {
@@ -69,7 +84,7 @@ func (r *reader) pairs(name string) map[string]string {
 	pairs := make(map[string]string)
 	for _, item := range r.list(name) {
 		key, value, ok := strings.Cut(item, "=")
-		if _, twice := pairs[key]; !ok || key == "" || twice {
+		if _, twice := pairs[key]; !ok || key == "" || twice || !isText(item) {
 			r.fail(name, "is not key=value,key=value with different keys")
 			return nil
 		}

@@ -306,7 +306,7 @@ func TestBadValues(t *testing.T) {
 		{"TPS_CONFIG_XDS_METADATA=a=1,a=2", `TPS_CONFIG_XDS_METADATA="a=1,a=2": is not key=value,key=value with different keys`},
 		{"TPS_CONFIG_XDS_HEADERS=a:s3cret=1", `TPS_CONFIG_XDS_HEADERS=***: has something that no header can be`},
 		{"TPS_CONFIG_XDS_CA=ca", `TPS_CONFIG_XDS_CA="ca": is set, but TPS_CONFIG_XDS_TLS is not true`},
-		{"TPS_CONFIG_XDS_TLS=true TPS_CONFIG_XDS_CERT=c", `TPS_CONFIG_XDS_CERT="c": and TPS_CONFIG_XDS_KEY go together`},
+		{"TPS_CONFIG_XDS_TLS=true TPS_CONFIG_XDS_CERT=c", `TPS_CONFIG_XDS_CERT="c": is set, but TPS_CONFIG_XDS_KEY is not`},
 		{"TPS_METRICS_ADDR=9090", `TPS_METRICS_ADDR="9090"` + port},
 		{"TPS_SHADOW_MODE=yes", `TPS_SHADOW_MODE="yes": is not true or false`},
 		{"TPS_QUOTA_MODE=on", `TPS_QUOTA_MODE="on": is not true or false`},

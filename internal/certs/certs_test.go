@@ -53,9 +53,17 @@ func config(dir string) certs.Config {
 // start runs a Store over files in dir, and a port that echoes.
 func start(tb testing.TB, dir string) *port {
 	tb.Helper()
+	return startFor(tb, dir, "")
+}
+
+// startFor is start for clients of a name.
+func startFor(tb testing.TB, dir, name string) *port {
+	tb.Helper()
 	p := &port{dir: dir, reg: prometheus.NewRegistry(), logs: new(testenv.Logs)}
 	var err error
-	if p.Store, err = certs.New(config(dir), p.reg, slog.New(slog.NewTextHandler(p.logs, nil))); err != nil {
+	c := config(dir)
+	c.ClientSAN = name
+	if p.Store, err = certs.New(c, p.reg, slog.New(slog.NewTextHandler(p.logs, nil))); err != nil {
 		tb.Fatal(err)
 	}
 	lis, err := tls.Listen("tcp", "127.0.0.1:0", p.Server(tls.RequireAndVerifyClientCert, "h2"))
@@ -147,6 +155,20 @@ func TestHandshakes(t *testing.T) {
 }
 
 // A rotation is seen by new connections, and not by old ones: also where the authority changes.
+// A client's certificate must have the name that is asked for, whoever has signed it.
+func TestNameOfTheClient(t *testing.T) {
+	authority := testenv.NewAuthority(t, "mesh")
+	dir := t.TempDir()
+	cert, key := authority.Pair(t, "server", time.Hour)
+	write(t, dir, map[string][]byte{"cert": cert, "key": key, "ca": authority.PEM})
+	for name, taken := range map[string]bool{"localhost": true, "127.0.0.1": true, "envoy": false, "LOCALHOST": false} {
+		_, _, err := startFor(t, dir, name).dial(t, authority, authority)
+		if (err == nil) != taken {
+			t.Errorf("asked for %s: %v, want it taken: %t", name, err, taken)
+		}
+	}
+}
+
 func TestRotation(t *testing.T) {
 	before, after := testenv.NewAuthority(t, "before"), testenv.NewAuthority(t, "after")
 	dir := t.TempDir()

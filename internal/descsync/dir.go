@@ -146,6 +146,9 @@ func (s *Dir) unreadable(ctx context.Context, err error) {
 		s.cfg.Publish(s.set)
 		s.metrics.loaded(s.set)
 	}
+	if before == nil && s.set.Len() == 0 { // Load tells it
+		return
+	}
 	if before == nil || before.fault == nil || before.fault.Error() != err.Error() {
 		s.metrics.errors.Inc()
 		s.log.ErrorContext(ctx, "the directory of the descriptor files cannot be read; what is in force stays", slog.Any("error", err))
