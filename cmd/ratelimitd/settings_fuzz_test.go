@@ -12,6 +12,9 @@ import (
 // variables are all that resolve knows of, and one that it does not.
 func variables() (names []string, secret map[string]bool) {
 	names, secret = append([]string{"TPS_ODD"}, unsupported...), map[string]bool{"TPS_REDIS_URL": true}
+	names = append(names, "RUNTIME_ROOT", "CONFIG_TYPE", "HOST", "PORT", "GRPC_PORT", "DEBUG_PORT", "USE_PROMETHEUS", "PROMETHEUS_ADDR", "LOG_LEVEL", "GRPC_SERVER_USE_TLS",
+		"GRPC_SERVER_TLS_CERT", "CONFIG_GRPC_XDS_SERVER_URL", "CONFIG_GRPC_XDS_SERVER_USE_TLS", "CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS")
+	secret["CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS"] = true
 	for field := range reflect.TypeFor[settings]().Fields() {
 		names = append(names, field.Tag.Get("setting"))
 		secret[field.Tag.Get("setting")] = field.Tag.Get("secret") != ""
@@ -27,6 +30,8 @@ func FuzzSettings(f *testing.F) {
 	index := func(name string) uint8 { return uint8(slices.Index(names, name)) }
 	for i, name := range names {
 		f.Add(index(name), values[i%len(values)], index("TPS_DB_HOST"), "h")
+		f.Add(index(name), values[(i+3)%len(values)], index("RUNTIME_ROOT"), "/r")
+		f.Add(index(name), values[(i+5)%len(values)], index("CONFIG_TYPE"), "GRPC_XDS_SOTW")
 		f.Add(index(name), values[(i+7)%len(values)], index("TPS_DATABASE_URL"), "postgres://u:"+mark+"@h:x/d")
 	}
 	f.Add(index("TPS_DATABASE_URL"), "host=h password='"+mark, index("TPS_API_TOKENS"), mark+":"+mark)
