@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -158,6 +159,36 @@ func hasLine(text string, words []string) bool {
 	return false
 }
 
+// A file that is bad from the start keeps /readyz at no, and nothing else from serving.
+func TestServeWithABadFile(t *testing.T) {
+	dir := descriptorDir(t, map[string]string{"shop.yaml": shopFile, "bad.yaml": "domain: bad\nx: y"})
+	ctx, stop := context.WithCancel(t.Context())
+	var stdout, stderr output
+	ended := make(chan int, 1)
+	go func() {
+		ended <- run(ctx, []string{"serve"}, []string{
+			"TPS_GRPC_ADDR=127.0.0.1:0", "TPS_HTTP_ADDR=127.0.0.1:0", "TPS_DEBUG_ADDR=127.0.0.1:0", "TPS_LIMITS_FILE=" + dir + "/.limits", "TPS_DATA_DIR=" + t.TempDir(), "TPS_DRAIN_DELAY=0", "TPS_CONFIG_DIR=" + dir,
+		}, &stdout, &stderr)
+	}()
+	d := &daemon{stderr: &stderr}
+	api := d.port(t, "http")
+	testenv.Eventually(t, 10*time.Second, "the limits file", func() error { return wantIn(t, api+"/healthcheck", "OK") })
+	if code, body := get(t, api+"/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "bad.yaml: line 2, column 1: config error, unknown key 'x'") {
+		t.Errorf("/readyz: %d %s", code, body)
+	}
+	if code, body := post(t, api+"/json", `{"domain":"shop","descriptors":[{"entries":[{"key":"ip","value":"10.1.1.1"}]}]}`); code != http.StatusOK || !strings.Contains(body, `"limitRemaining":4`) {
+		t.Errorf("%d %s", code, body)
+	}
+	if err := os.Remove(filepath.Join(dir, "bad.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Eventually(t, 10*time.Second, "ready", func() error { return wantIn(t, api+"/readyz", `"status":"ready"`) })
+	stop()
+	if code := <-ended; code != 0 {
+		t.Errorf("it ended with %d: %s", code, stderr.String())
+	}
+}
+
 // A directory of files decides, is shown, reloaded, and told of by readiness.
 func TestServeDescriptorFiles(t *testing.T) {
 	dir := descriptorDir(t, map[string]string{"shop.yaml": shopFile})
@@ -193,8 +224,8 @@ func TestServeDescriptorFiles(t *testing.T) {
 	testenv.Eventually(t, 10*time.Second, "the file that never loaded", func() error {
 		return wantIn(t, d.api+"/readyz", "config error, unknown key 'x'")
 	})
-	if code, _ := get(t, d.api+"/readyz"); code != http.StatusServiceUnavailable {
-		t.Errorf("/readyz answers %d while a file never loaded", code)
+	if code, _ := get(t, d.api+"/readyz"); code != http.StatusOK {
+		t.Errorf("/readyz answers %d to a bad file that came later", code)
 	}
 	if code, body := get(t, d.api+"/metrics"); code != http.StatusOK || !strings.Contains(body, "\nratelimitd_descriptor_files_bad 1\n") {
 		t.Errorf("/metrics: %d, without the bad file", code)

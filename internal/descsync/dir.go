@@ -34,6 +34,7 @@ type Dir struct {
 	metrics *metrics
 	kept    *lastgood.File
 	state   atomic.Pointer[state]
+	ready   atomic.Bool // every file that there was at some instant was good at least once
 
 	// Below: only touched by Load, then by Run.
 	seen   signature
@@ -129,6 +130,9 @@ func (s *Dir) look(ctx context.Context) {
 	prev := s.set
 	s.seen = now
 	s.set = descriptors.Update(prev, files)
+	if s.set.Loaded() == nil {
+		s.ready.Store(true)
+	}
 	first := s.state.Swap(&state{set: s.set}) == nil
 	if !first && s.set.Same(prev) {
 		return
@@ -212,9 +216,13 @@ func (s *Dir) Ready() error {
 	return errors.Join(st.fault, st.set.Err())
 }
 
-// Loaded returns nil when every file was good at least once, else which was not.
+// Loaded returns nil once every file was good at least once, else which was not. A bad file that comes
+// later does not change it: all replicas would stop to serve at once, for one file.
 func (s *Dir) Loaded() error {
 	st := s.state.Load()
+	if s.ready.Load() {
+		return nil
+	}
 	if st == nil {
 		return s.Ready()
 	}

@@ -315,6 +315,11 @@ func TestDirNeverLoaded(t *testing.T) {
 	if err := f.Loaded(); err != nil {
 		t.Error(err)
 	}
+	write(t, "domain: b\nx: y", dir, "b.yaml")
+	f.await("a=1 b=")
+	if f.Loaded() != nil || f.Ready() == nil {
+		t.Errorf("a bad file that came later: loaded %v, ready %v", f.Loaded(), f.Ready())
+	}
 }
 
 // A directory that is not there stops the start; one that goes away later changes nothing, also for the
