@@ -62,7 +62,7 @@ func helm(tb testing.TB, args ...string) (string, error) {
 
 // values are the three ways in which the chart is used, and some that it refuses.
 var values = map[string][]string{
-	"embedded": {"persistence.enabled=true"},
+	"embedded": {"persistence.enabled=true", "descriptors.configMapName=limits"},
 	"postgres": {"database.secretName=db", "apiTokens.secretName=tokens", "replicas=2", "serviceMonitor.enabled=true", "networkPolicy.enabled=true", "autoscaling.enabled=true", "env.TPS_DEFAULT_MAX_TPS=500"},
 	"mtls":     {"tls.secretName=tls", "tls.clientCA=true", "serviceMonitor.enabled=true", "drain.delaySeconds=10", "drain.timeSeconds=60"},
 }
@@ -218,6 +218,12 @@ func checkPod(t *testing.T, d *apps.Deployment, name string) {
 			t.Errorf("a probe is %+v, want httpGet by %s", probe, scheme)
 		}
 	}
+	descriptors := slices.ContainsFunc(container.Env, func(v core.EnvVar) bool { return v.Name == "TPS_CONFIG_DIR" && v.Value == "/descriptors" }) &&
+		slices.ContainsFunc(container.VolumeMounts, func(m core.VolumeMount) bool { return m.MountPath == "/descriptors" && m.ReadOnly }) &&
+		slices.ContainsFunc(pod.Volumes, func(v core.Volume) bool { return v.ConfigMap != nil && v.ConfigMap.Name == "limits" })
+	if descriptors != (name == "embedded") {
+		t.Errorf("descriptor files are mounted: %t", descriptors)
+	}
 	for _, v := range container.Env {
 		secret := slices.Contains([]string{"TPS_DATABASE_URL", "TPS_API_TOKENS"}, v.Name)
 		if secret && (v.Value != "" || v.ValueFrom == nil || v.ValueFrom.SecretKeyRef == nil) {
@@ -234,6 +240,7 @@ func TestChartRefuses(t *testing.T) {
 		"replica=3":                           "replica",
 		"replicas=many":                       "replicas",
 		"env.PATH=/":                          "PATH",
+		"env.TPS_CONFIG_DIR=/etc":             "env.TPS_CONFIG_DIR: is not for env; the chart sets it by descriptors.configMapName",
 		"env.TPS_DB_PASSWORD=s3cret":          "env.TPS_DB_PASSWORD: is not for env; the chart sets it by database.secretName",
 	} {
 		assertRefused(t, want, "--set", set)

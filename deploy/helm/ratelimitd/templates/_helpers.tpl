@@ -38,6 +38,8 @@ TPS_API_TOKENS: apiTokens.secretName
 TPS_TLS_CERT: tls.secretName
 TPS_TLS_KEY: tls.secretName
 TPS_TLS_CLIENT_CA: tls.clientCA
+TPS_TLS_PORTS: tls.secretName
+TPS_CONFIG_DIR: descriptors.configMapName
 {{- end }}
 
 {{- define "ratelimitd.check" -}}
