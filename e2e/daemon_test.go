@@ -108,11 +108,16 @@ func (d *daemon) get(ctx context.Context, path string) (status int, body string,
 	if d.tls != nil {
 		scheme = "https://"
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+d.httpAddr+path, http.NoBody)
+	return fetch(ctx, d.tls, scheme+d.httpAddr+path)
+}
+
+// fetch gets a page over a connection of its own.
+func fetch(ctx context.Context, trust *tls.Config, url string) (status int, body string, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {
 		return 0, "", err
 	}
-	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: d.tls}}
+	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: trust}}
 	resp, err := client.Do(req)
 	if err != nil {
 		return 0, "", err

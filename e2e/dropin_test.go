@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -104,27 +103,11 @@ func startDropIn(tb testing.TB, xds string, files *tlsFiles) *dropIn {
 func (d *dropIn) healthcheck(tb testing.TB, want int) {
 	tb.Helper()
 	testenv.Eventually(tb, 20*time.Second, "/healthcheck", func() error {
-		if got, body, err := fetch(tb, d.http+"/healthcheck"); err != nil || got != want {
+		if got, body, err := fetch(tb.Context(), nil, d.http+"/healthcheck"); err != nil || got != want {
 			return fmt.Errorf("/healthcheck: %d %s, %w, want %d", got, body, err, want)
 		}
 		return nil
 	})
-}
-
-func fetch(tb testing.TB, url string) (status int, body string, err error) {
-	tb.Helper()
-	req, err := http.NewRequestWithContext(tb.Context(), http.MethodGet, url, http.NoBody)
-	if err != nil {
-		return 0, "", err
-	}
-	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := client.Do(req)
-	if err != nil {
-		return 0, "", err
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	return resp.StatusCode, string(b), err
 }
 
 // ratelimitd runs as the rate limit service of Envoy Gateway: its name, variables, certificates, probes,
@@ -174,7 +157,7 @@ func TestEnvoyGatewayDropIn(t *testing.T) {
 	want(http.StatusOK, "bob")
 	xds.Set(t, gatewayNode, "3", &ratelimitv3.RateLimitConfig{Name: "edge", Domain: "edge", Descriptors: []*ratelimitv3.RateLimitDescriptor{{}}})
 	testenv.Eventually(t, 10*time.Second, "the refusal", func() error {
-		_, body, err := fetch(t, d.metrics+"/metrics")
+		_, body, err := fetch(t.Context(), nil, d.metrics+"/metrics")
 		if err != nil || strings.Contains(body, `ratelimitd_xds_responses_total{result="nack"} 0`) {
 			return fmt.Errorf("no response was refused: %w", err)
 		}

@@ -1,7 +1,6 @@
 package descsync_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -44,10 +43,8 @@ type follower struct {
 	tb        testing.TB
 	registry  *prometheus.Registry
 	published chan string
-
-	mu   sync.Mutex
-	logs bytes.Buffer
-	stop func()
+	logs      testenv.Logs
+	stop      func()
 }
 
 func newFollower(tb testing.TB) *follower {
@@ -55,19 +52,9 @@ func newFollower(tb testing.TB) *follower {
 	return &follower{tb: tb, registry: prometheus.NewRegistry(), published: make(chan string, 1000)}
 }
 
-func (f *follower) Write(p []byte) (int, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.logs.Write(p)
-}
+func (f *follower) logged() string { return f.logs.String() }
 
-func (f *follower) logged() string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.logs.String()
-}
-
-func (f *follower) logger() *slog.Logger { return slog.New(slog.NewTextHandler(f, nil)) }
+func (f *follower) logger() *slog.Logger { return slog.New(slog.NewTextHandler(&f.logs, nil)) }
 
 // publish notes a Set as `domain=limits …`.
 func (f *follower) publish(set *descriptors.Set) {
