@@ -5,6 +5,8 @@ package e2e_test
 import (
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,7 +28,11 @@ func TestDashboardShowsTraffic(t *testing.T) {
 
 func showsTraffic(t *testing.T, flags ...string) {
 	t.Helper()
-	s := newStack(t, stackConfig{envoy: "envoy-hold.yaml"})
+	files := t.TempDir()
+	if err := os.WriteFile(filepath.Join(files, "files.yaml"), []byte("domain: files\ndescriptors: [{key: k, rate_limit: {unit: year, requests_per_unit: 1}}]"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := newStack(t, stackConfig{envoy: "envoy-hold.yaml", env: []string{"TPS_CONFIG_DIR=" + files}})
 	s.setLimits(t, `INSERT INTO tps_limits (gateway, endpoint, max_tps, burst, max_wait_ms) VALUES
 		('gw-main', 'pay', 1, 5, 0), ('gw-main', 'report', 20, 1, 20000)`)
 	prometheus := testenv.StartPrometheus(t, fmt.Sprintf(
@@ -51,6 +57,7 @@ func showsTraffic(t *testing.T, flags ...string) {
 			})
 		}
 		group.Wait()
+		s.askFiles(t)
 		return refused
 	}
 	// Rates need a sample before and one after.
@@ -71,6 +78,22 @@ func showsTraffic(t *testing.T, flags ...string) {
 		}
 	}
 	s.neverFailedOpen(t)
+}
+
+// askFiles takes a hit of a limit of a descriptor file, and one beyond it.
+func (s *stack) askFiles(tb testing.TB) {
+	tb.Helper()
+	for range 2 {
+		req, err := http.NewRequestWithContext(tb.Context(), http.MethodPost, "http://"+s.daemon.httpAddr+"/json", strings.NewReader(`{"domain":"files","descriptors":[{"entries":[{"key":"k"}]}]}`))
+		if err != nil {
+			tb.Fatal(err)
+		}
+		resp, err := s.http1.Do(req)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		_ = resp.Body.Close() // the metrics tell
+	}
 }
 
 // awaitSamples returns when Prometheus has seen so many transactions.
