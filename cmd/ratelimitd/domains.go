@@ -11,6 +11,7 @@ import (
 
 	"github.com/tps-agent/ratelimitd/internal/descriptors"
 	"github.com/tps-agent/ratelimitd/internal/descsync"
+	"github.com/tps-agent/ratelimitd/internal/limits"
 )
 
 // domains is what the directory and the xDS server of descriptor files have in common.
@@ -47,6 +48,24 @@ func (s *server) loadDomains() error {
 func (s *server) serveDomains(set *descriptors.Set) {
 	s.service.Serve(set)
 	s.updateHealth()
+	s.tellOfRows(s.current.Load())
+}
+
+// tellOfRows says that rows mean nothing, because descriptor files name their domains. It looks at all
+// rows, and so only once they are loaded and when files change.
+func (s *server) tellOfRows(t *limits.Table) {
+	if t == nil || s.service.Files().Len() == 0 {
+		return
+	}
+	rows := 0
+	for l := range t.All() {
+		if s.fileDomain(l.Domain) {
+			rows++
+		}
+	}
+	if s.inVain.Swap(int64(rows)) != int64(rows) && rows > 0 {
+		s.log.Warn("rows of tps_limits mean nothing: descriptor files name their domains", slog.Int("rows", rows))
+	}
 }
 
 func (s *server) domainsReady() error {

@@ -192,7 +192,8 @@ func TestServeWithABadFile(t *testing.T) {
 // A directory of files decides, is shown, reloaded, and told of by readiness.
 func TestServeDescriptorFiles(t *testing.T) {
 	dir := descriptorDir(t, map[string]string{"shop.yaml": shopFile})
-	d := start(t, "TPS_CONFIG_DIR="+dir, "TPS_METRICS_ADDR=127.0.0.1:0", "TPS_RESPONSE_HEADERS=true")
+	rows := descriptorDir(t, map[string]string{"limits.yaml": "limits: [{domain: shop, gateway: pay}, {domain: other, gateway: pay}]"})
+	d := start(t, "TPS_CONFIG_DIR="+dir, "TPS_METRICS_ADDR=127.0.0.1:0", "TPS_RESPONSE_HEADERS=true", "TPS_LIMITS_FILE="+rows+"/limits.yaml")
 	ask := func(want int, text string) {
 		t.Helper()
 		code, body := post(t, d.api+"/json", `{"domain":"shop","descriptors":[{"entries":[{"key":"user","value":"ann"}]}]}`)
@@ -202,6 +203,7 @@ func TestServeDescriptorFiles(t *testing.T) {
 	}
 	ask(http.StatusOK, "RateLimit-Remaining")
 	ask(http.StatusTooManyRequests, "OVER_LIMIT")
+	logged(t, d.stderr, "rows of tps_limits mean nothing: descriptor files name their domains")
 	if code, body := get(t, d.port(t, "metrics")+"/metrics"); code != http.StatusOK || !strings.Contains(body, "\nratelimitd_descriptor_domains 1\n") {
 		t.Errorf("the port of metrics: %d, without the domain", code)
 	}

@@ -118,6 +118,7 @@ type server struct {
 	logs     *accesslog.Service
 	service  *rls.Service
 	domains  domains                                                       // nil without TPS_CONFIG_DIR and TPS_CONFIG_XDS
+	inVain   atomic.Int64                                                  // rows, as tellOfRows has told
 	line     func([]byte) (t traffic.Transaction, counted bool, err error) // of an access log in JSON
 	usage    *usage.Store
 	lock     *flock.Flock // of the data directory; nil while nothing is kept there
@@ -252,7 +253,11 @@ func (s *server) makeServers() error {
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	s.setHealth(healthpb.HealthCheckResponse_NOT_SERVING)
-	s.current.OnSwap(func(*limits.Table) { s.updateHealth() })
+	var first sync.Once
+	s.current.OnSwap(func(t *limits.Table) {
+		s.updateHealth()
+		first.Do(func() { s.tellOfRows(t) })
+	})
 	const headerTimeout, idleTimeout = 10 * time.Second, 2 * time.Minute // no write timeout: /json may be held for long
 	s.http = &http.Server{Handler: s.adminHandler(), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 	s.debug = &http.Server{Handler: s.debugHandler(), ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout}

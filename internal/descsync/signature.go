@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/tps-agent/ratelimitd/internal/descriptors"
 )
 
 // signature tells whether files below a directory have changed, without reading them.
@@ -25,7 +27,11 @@ func (s signature) settled() bool { return s.at.Sub(s.newest) > racy }
 
 func sign(dir string) signature {
 	s, h := signature{at: time.Now()}, sha256.New()
+	seen := 0
 	_ = filepath.WalkDir(dir+string(filepath.Separator), func(path string, _ fs.DirEntry, err error) error {
+		if seen++; seen > 2*descriptors.MaxFiles { // reading it ends with an error
+			return fs.SkipAll
+		}
 		info, statErr := os.Stat(path)
 		if err != nil || statErr != nil {
 			fmt.Fprintln(h, path, err, statErr)
