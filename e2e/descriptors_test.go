@@ -132,6 +132,7 @@ func (s *filesStack) send(tb testing.TB, method, path string, headers ...string)
 func TestDescriptorFiles(t *testing.T) {
 	s := newFilesStack(t, shapesRoutes, shapesFile)
 	const passed, limited = http.StatusOK, http.StatusTooManyRequests
+	sent, throttled := int64(0), 0.0
 	for _, c := range []struct {
 		name, method, path string
 		headers            []string
@@ -158,12 +159,29 @@ func TestDescriptorFiles(t *testing.T) {
 		{"shadow", "GET", "/trial", nil, []int{passed, passed, passed}},
 	} {
 		for i, want := range c.want {
-			if got := s.send(t, c.method, c.path, c.headers...); got.status != want {
+			got := s.send(t, c.method, c.path, c.headers...)
+			if got.status != want {
 				t.Errorf("%s, request %d: status %d, want %d", c.name, i, got.status, want)
+			}
+			if sent++; got.status == limited {
+				throttled++
 			}
 		}
 	}
 	s.neverFailedOpen(t)
+	s.envoy.FlushLogs(t, sent)
+	testenv.Eventually(t, 10*time.Second, "the access log", func() error { // which tells who was refused by a flag: there is no metadata
+		counted := 0.0
+		for series, n := range s.daemon.metrics(t, "ratelimitd_transactions_total{") {
+			if strings.Contains(series, `throttled="true"`) {
+				counted += n
+			}
+		}
+		if counted != throttled {
+			return fmt.Errorf("%v transactions were throttled, Envoy's client saw %v times 429", counted, throttled)
+		}
+		return nil
+	})
 	over := s.send(t, http.MethodGet, "/ip")
 	if got := over.header.Get("X-Ratelimit-Limit"); got != `3, 3;w=31536000;name="per address"` || over.header.Get("X-Ratelimit-Remaining") != "0" {
 		t.Errorf("headers of a refusal %v", over.header)

@@ -32,7 +32,7 @@ func (f *server) hits(tb testing.TB) map[string]float64 {
 
 // Each hit is counted in one result.
 func TestMetricsOfFiles(t *testing.T) {
-	f := newServer(t, setup{rls: rls.Config{Files: rls.FileConfig{NearRatio: 0.5}}}, row("gw", "", 0))
+	f := newServer(t, setup{rls: rls.Config{Files: rls.FileConfig{Required: true, NearRatio: 0.5}}}, row("gw", "", 0))
 	f.serveFile(t, `
 domain: shop
 descriptors:
@@ -47,6 +47,7 @@ descriptors:
 		askHits(3, d("quiet", "x")), ask(d("quiet", "x")),
 		askHits(3, d("bucket", "b")), askHits(3, d("bucket", "b")),
 		ask(d("each", "one")), ask(d("each", "two")), ask(d("free", "x")), ask(d("nobody", "x")),
+		askIn("unknown", d("plain", "x")), askIn("rows", d("gateway", "gw")),
 	} {
 		askGRPC(t, f, t.Context(), r)
 	}
@@ -60,6 +61,7 @@ descriptors:
 	}
 	if diff := cmp.Diff(map[string]float64{
 		"code=ok,domain=shop,endpoint=,gateway=": 8, "code=over_limit,domain=shop,endpoint=,gateway=": 2, "code=shadow,domain=shop,endpoint=,gateway=": 2,
+		"code=ok,domain=other,endpoint=,gateway=": 1, "code=ok,domain=rows,endpoint=,gateway=gw": 1,
 	}, f.series(t, "ratelimitd_decisions_total")); diff != "" {
 		t.Errorf("decisions, -want +got: %s", diff)
 	}

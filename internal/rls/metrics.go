@@ -139,8 +139,11 @@ func (m *metrics) decided(c *call, took time.Duration) {
 		return
 	}
 	key := seriesKey{domain: shown(r.Domain), code: kind.String()}
-	if i := describing(r, d); i >= 0 {
+	switch i := describing(r, d); {
+	case i >= 0:
 		key.gateway, key.endpoint = shown(r.Descriptors[i].Gateway), shown(r.Descriptors[i].Endpoint)
+	case c.service.cfg.Files.Required: // neither a file nor a row knows anything of it
+		key.domain = otherName
 	}
 	m.series.get(key).Inc()
 }
