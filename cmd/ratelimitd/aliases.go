@@ -57,6 +57,14 @@ func readAliases(env map[string]string) aliases {
 	return a
 }
 
+// yield drops what aliases say of the source where a setting names one.
+func (a *aliases) yield() {
+	for _, name := range []string{"TPS_CONFIG_DIR", "TPS_CONFIG_XDS"} {
+		delete(a.values, name)
+		delete(a.from, name)
+	}
+}
+
 func (a *aliases) set(name, value, from string) { a.values[name], a.from[name] = value, from }
 
 // sameMeaning are variables whose values can be taken as they are.
@@ -69,8 +77,7 @@ var sameMeaning = map[string]string{ //nolint:gochecknoglobals // a constant tab
 
 // xdsMeaning are those of an xDS source.
 var xdsMeaning = map[string]string{ //nolint:gochecknoglobals // a constant table
-	"CONFIG_GRPC_XDS_NODE_ID": "TPS_CONFIG_XDS_NODE", "CONFIG_GRPC_XDS_NODE_METADATA": "TPS_CONFIG_XDS_METADATA",
-	"CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS": "TPS_CONFIG_XDS_HEADERS", "CONFIG_GRPC_XDS_SERVER_USE_TLS": "TPS_CONFIG_XDS_TLS",
+	"CONFIG_GRPC_XDS_NODE_ID": "TPS_CONFIG_XDS_NODE", "CONFIG_GRPC_XDS_SERVER_USE_TLS": "TPS_CONFIG_XDS_TLS",
 }
 
 // xdsTLSMeaning are those of TLS to it, which mean nothing without.
@@ -128,7 +135,9 @@ func (a *aliases) source(env map[string]string) {
 }
 
 func (a *aliases) xds(env map[string]string) {
-	a.set("TPS_CONFIG_XDS", orElse(env["CONFIG_GRPC_XDS_SERVER_URL"], "localhost:18000"), "CONFIG_GRPC_XDS_SERVER_URL")
+	a.set("TPS_CONFIG_XDS", strings.TrimPrefix(orElse(env["CONFIG_GRPC_XDS_SERVER_URL"], "localhost:18000"), "dns:///"), "CONFIG_GRPC_XDS_SERVER_URL")
+	a.pairs("TPS_CONFIG_XDS_METADATA", "=", "CONFIG_GRPC_XDS_NODE_METADATA", env)
+	a.pairs("TPS_CONFIG_XDS_HEADERS", ":", "CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS", env)
 	meanings := []map[string]string{xdsMeaning}
 	if a.isTrue(env, "CONFIG_GRPC_XDS_SERVER_USE_TLS") {
 		meanings = append(meanings, xdsTLSMeaning)
@@ -139,6 +148,19 @@ func (a *aliases) xds(env map[string]string) {
 				a.set(name, value, alias)
 			}
 		}
+	}
+}
+
+// pairs takes a list of names and values. What has no separator is passed over, as there.
+func (a *aliases) pairs(name, separator, from string, env map[string]string) {
+	var all []string
+	for item := range strings.SplitSeq(env[from], ",") {
+		if key, value, ok := strings.Cut(item, separator); ok {
+			all = append(all, strings.TrimSpace(key)+"="+value)
+		}
+	}
+	if len(all) > 0 {
+		a.set(name, strings.Join(all, ","), from)
 	}
 }
 

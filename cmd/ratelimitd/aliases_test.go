@@ -50,14 +50,17 @@ func TestAliases(t *testing.T) {
 		}},
 		{"RUNTIME_ROOT=/r GRPC_SERVER_TLS_CERT=c GRPC_SERVER_TLS_KEY=k", func(*config) {}}, // GRPC_SERVER_USE_TLS says whether they count
 		{"CONFIG_TYPE=GRPC_XDS_SOTW RUNTIME_ROOT=/r", func(c *config) { c.descriptors.dir, c.descriptors.xds.Server = "", "localhost:18000" }},
-		{"CONFIG_TYPE=GRPC_XDS_SOTW CONFIG_GRPC_XDS_SERVER_URL=eg:18001 CONFIG_GRPC_XDS_NODE_ID=n CONFIG_GRPC_XDS_NODE_METADATA=a=b CONFIG_GRPC_XDS_CLIENT_TLS_CERT=c", func(c *config) {
+		{"RUNTIME_ROOT=/r TPS_CONFIG_XDS=h:1", func(c *config) { c.descriptors.dir, c.descriptors.xds.Server = "", "h:1" }},
+		{"CONFIG_TYPE=GRPC_XDS_SOTW TPS_CONFIG_DIR=/r/config", func(*config) {}},
+		{"CONFIG_TYPE=GRPC_XDS_SOTW CONFIG_GRPC_XDS_SERVER_URL=dns:///eg:1", func(c *config) { c.descriptors.dir, c.descriptors.xds.Server = "", "eg:1" }},
+		{"CONFIG_TYPE=GRPC_XDS_SOTW CONFIG_GRPC_XDS_SERVER_URL=eg:18001 CONFIG_GRPC_XDS_NODE_ID=n CONFIG_GRPC_XDS_NODE_METADATA=a=b,c CONFIG_GRPC_XDS_CLIENT_TLS_CERT=c", func(c *config) {
 			c.descriptors.dir = ""
 			c.descriptors.xds.Server, c.descriptors.xds.Node, c.descriptors.xds.Metadata = "eg:18001", "n", map[string]string{"a": "b"}
 		}},
-		{"CONFIG_TYPE=GRPC_XDS_SOTW CONFIG_GRPC_XDS_SERVER_URL=eg:1 CONFIG_GRPC_XDS_SERVER_USE_TLS=true CONFIG_GRPC_XDS_CLIENT_TLS_CERT=c CONFIG_GRPC_XDS_CLIENT_TLS_KEY=k CONFIG_GRPC_XDS_SERVER_TLS_CACERT=ca CONFIG_GRPC_XDS_SERVER_TLS_SAN=s CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS=x=y", func(c *config) {
+		{"CONFIG_TYPE=GRPC_XDS_SOTW CONFIG_GRPC_XDS_SERVER_URL=eg:1 CONFIG_GRPC_XDS_SERVER_USE_TLS=true CONFIG_GRPC_XDS_CLIENT_TLS_CERT=c CONFIG_GRPC_XDS_CLIENT_TLS_KEY=k CONFIG_GRPC_XDS_SERVER_TLS_CACERT=ca CONFIG_GRPC_XDS_SERVER_TLS_SAN=s CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS=x:y,z:a:b", func(c *config) {
 			c.descriptors.dir = ""
 			x := &c.descriptors.xds
-			x.Server, x.TLS, x.Cert, x.Key, x.CA, x.ServerName, x.Headers = "eg:1", true, "c", "k", "ca", "s", map[string]string{"x": "y"}
+			x.Server, x.TLS, x.Cert, x.Key, x.CA, x.ServerName, x.Headers = "eg:1", true, "c", "k", "ca", "s", map[string]string{"x": "y", "z": "a:b"}
 		}},
 	} {
 		got, err := resolve(t, nil, strings.Fields(c.env))

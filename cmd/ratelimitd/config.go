@@ -20,7 +20,7 @@ type configCmd struct {
 var errIncomplete = errors.New("incomplete")
 
 func (c *configCmd) run(stdout, stderr io.Writer) error {
-	files, err := descriptors.ReadDir(c.Check.Dir)
+	files, err := descriptors.ReadDir(c.Check.Dir, nil)
 	if err != nil {
 		return err
 	}
@@ -45,7 +45,7 @@ func printTree(w io.Writer, src descriptors.Source) {
 		how = ", all_or_nothing"
 	}
 	fmt.Fprintf(w, "%s: domain %s, %d limits%s\n", src.Name, shown(src.Domain.Name()), len(src.Domain.Rules()), how)
-	src.Domain.Walk(func(depth int, key, value string, r *descriptors.Rule) {
+	src.Domain.Walk(func(depth int, key, value string, _ bool, r *descriptors.Rule) {
 		line := strings.Repeat("  ", depth+1) + shown(key)
 		if value != "" {
 			line += "=" + shown(value)

@@ -25,7 +25,10 @@ descriptors:
   - {key: user, rate_limit: {unit: minute, requests_per_unit: 5, algorithm: sliding_window}}
 - {key: ip, value: 10.*, share_threshold: true, rate_limit: {per_seconds: 30, requests_per_unit: 5}}
 - {key: gateway, rate_limit: {unlimited: true, replaces: [{name: "all of pay"}]}}
-- key: user
+- {key: gateway, value: internal}
+- {key: gateway, value: web, descriptors: [{key: user, rate_limit: {unit: second, requests_per_unit: 7, algorithm: sliding_window}}]}
+- {key: user, value: '', descriptors: [{key: gateway, value: web, rate_limit: {unit: second, requests_per_unit: 9}}]}
+- key: account
   metadata: {x: 1}
   quota_mode: true
   rate_limit: {unit: year, requests_per_unit: 1}
@@ -76,7 +79,7 @@ func TestConfigCheck(t *testing.T) {
 	dir := descriptorDir(t, map[string]string{"shop.yaml": shopFile, "b.yaml": "domain: b\nall_or_nothing: true\ndescriptors: [{key: \"a\\nb\"}]"})
 	want := `b.yaml: domain b, 0 limits, all_or_nothing
   "a\nb"
-shop.yaml: domain shop, 7 limits
+shop.yaml: domain shop, 9 limits
   gateway=pay: unit=SECOND requests_per_unit=50 name=all of pay
     endpoint=charge: unit=SECOND requests_per_unit=5 shadow_mode
     endpoint=refund
@@ -84,7 +87,12 @@ shop.yaml: domain shop, 7 limits
     user: unit=MINUTE requests_per_unit=5 algorithm=sliding_window
   ip=10.*: unit=30s requests_per_unit=5 share_threshold
   gateway: unlimited replaces=all of pay
-  user: unit=YEAR requests_per_unit=1 quota_mode metadata
+  gateway=internal
+  gateway=web
+    user: unit=SECOND requests_per_unit=7 algorithm=sliding_window
+  user
+    gateway=web: unit=SECOND requests_per_unit=9
+  account: unit=YEAR requests_per_unit=1 quota_mode metadata
 `
 	if got := command(t.Context(), nil, "config", "check", dir); got.code != 0 || got.stdout != want || got.stderr != "" {
 		t.Errorf("status %d, stdout\n%swant\n%sstderr %s", got.code, got.stdout, want, got.stderr)
@@ -114,14 +122,15 @@ func TestImport(t *testing.T) {
 			"not imported: shop.yaml: shop.gateway_pay.user (unit=MINUTE requests_per_unit=5 algorithm=sliding_window): it does not count per second; `ratelimitd limits set --per-seconds 60 --algorithm fixed_window` makes a row of that window\n",
 			"not imported: shop.yaml: shop.ip_10.* (unit=30s requests_per_unit=5 share_threshold): the entry ip=10.* is neither gateway nor endpoint, nor the only key each value of which has the limit\n",
 			"not imported: shop.yaml: shop.gateway (unlimited replaces=all of pay): it is unlimited: without a row there is no limit but TPS_DEFAULT_MAX_TPS\n",
-			"not imported: shop.yaml: shop.user (unit=YEAR requests_per_unit=1 quota_mode metadata): it names no gateway (gateway)\n",
+			"not imported: shop.yaml: shop.account (unit=YEAR requests_per_unit=1 quota_mode metadata): it names no gateway (gateway)\n",
+			"not imported: shop.yaml: shop.user.gateway_web (unit=SECOND requests_per_unit=9): its row is that of another limit, which came before\n",
 		} {
 			if !strings.Contains(got.stdout, want) {
 				t.Errorf("printed\n%swant also %s", got.stdout, want)
 			}
 		}
-		if n := strings.Count(got.stdout, "not imported:"); n != 5 {
-			t.Errorf("%d lines of what was not imported, want 5:\n%s", n, got.stdout)
+		if n := strings.Count(got.stdout, "not imported:"); n != 6 {
+			t.Errorf("%d lines of what was not imported, want 6:\n%s", n, got.stdout)
 		}
 	}
 	rows := d.ratelimitd(t, "limits", "list")
@@ -130,13 +139,15 @@ func TestImport(t *testing.T) {
 		{"shop", "pay", "50", "1", "token_bucket", "0", "true", "false", "all", "of", "pay"},
 		{"shop", "pay", "charge", "5", "1", "token_bucket", "0", "true", "true"},
 		{"shop", "pay", "refund", "user", "1", "1", "token_bucket", "0", "true", "false"},
+		{"shop", "internal", "1000", "1", "token_bucket", "0", "false", "false"},
+		{"shop", "web", "user", "7", "1", "sliding_window", "0", "true", "false"},
 	} {
 		if !hasLine(rows.stdout, want) {
 			t.Errorf("rows\n%swant also %q", rows.stdout, want)
 		}
 	}
-	if n := lines(rows.stdout); n != 4 {
-		t.Errorf("%d lines, want a head and 3 rows:\n%s", n, rows.stdout)
+	if n := lines(rows.stdout); n != 6 {
+		t.Errorf("%d lines, want a head and 5 rows:\n%s", n, rows.stdout)
 	}
 
 	files := start(t, "TPS_CONFIG_DIR="+descriptorDir(t, map[string]string{"shop.yaml": shopFile}))
@@ -196,7 +207,7 @@ func TestServeDescriptorFiles(t *testing.T) {
 	d := start(t, "TPS_CONFIG_DIR="+dir, "TPS_METRICS_ADDR=127.0.0.1:0", "TPS_RESPONSE_HEADERS=true", "TPS_LIMITS_FILE="+rows+"/limits.yaml")
 	ask := func(want int, text string) {
 		t.Helper()
-		code, body := post(t, d.api+"/json", `{"domain":"shop","descriptors":[{"entries":[{"key":"user","value":"ann"}]}]}`)
+		code, body := post(t, d.api+"/json", `{"domain":"shop","descriptors":[{"entries":[{"key":"account","value":"ann"}]}]}`)
 		if code != want || !strings.Contains(body, text) {
 			t.Errorf("%d %s, want %d with %s", code, body, want, text)
 		}
@@ -207,17 +218,17 @@ func TestServeDescriptorFiles(t *testing.T) {
 	if code, body := get(t, d.port(t, "metrics")+"/metrics"); code != http.StatusOK || !strings.Contains(body, "\nratelimitd_descriptor_domains 1\n") {
 		t.Errorf("the port of metrics: %d, without the domain", code)
 	}
-	if code, body := get(t, d.port(t, "debug")+"/rlconfig"); code != http.StatusOK || !strings.HasPrefix(body, "shop.gateway_pay: unit=SECOND requests_per_unit=50 name=all of pay\nshop.gateway_pay.endpoint_charge: ") || !strings.Contains(body, "\nshop.user: unit=YEAR") {
+	if code, body := get(t, d.port(t, "debug")+"/rlconfig"); code != http.StatusOK || !strings.HasPrefix(body, "shop.gateway_pay: unit=SECOND requests_per_unit=50 name=all of pay\nshop.gateway_pay.endpoint_charge: ") || !strings.Contains(body, "\nshop.account: unit=YEAR") {
 		t.Errorf("/rlconfig: %d %s", code, body)
 	}
-	if code, body := get(t, d.api+"/api/v1/buckets"); code != http.StatusOK || !strings.Contains(body, `"limit":"user=ann;w=31536000"`) {
+	if code, body := get(t, d.api+"/api/v1/buckets"); code != http.StatusOK || !strings.Contains(body, `"limit":"account=ann;w=31536000"`) {
 		t.Errorf("/api/v1/buckets: %d %s", code, body)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "shop.yaml"), []byte("domain: shop\ndescriptors: [{key: user, rate_limit: {unit: year, requests_per_unit: 5}}]"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "shop.yaml"), []byte("domain: shop\ndescriptors: [{key: account, rate_limit: {unit: year, requests_per_unit: 5}}]"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	testenv.Eventually(t, 10*time.Second, "the new file", func() error {
-		return wantIn(t, d.port(t, "debug")+"/rlconfig", "shop.user: unit=YEAR requests_per_unit=5\n")
+		return wantIn(t, d.port(t, "debug")+"/rlconfig", "shop.account: unit=YEAR requests_per_unit=5\n")
 	})
 	ask(http.StatusOK, `"limitRemaining":2`)
 	if err := os.WriteFile(filepath.Join(dir, "new.yaml"), []byte("domain: new\nx: y"), 0o600); err != nil {

@@ -24,12 +24,13 @@ type importFlags struct {
 // imported are the rows that files become, and what they could not become.
 type imported struct {
 	rows []limits.Row
+	keys map[limits.Key]bool // of rows
 	not  []string
 }
 
 // run writes the rows, and prints them and what was left out.
 func (f *importFlags) run(ctx context.Context, api *client.Client, stdout io.Writer) error {
-	files, err := descriptors.ReadDir(f.Dir)
+	files, err := descriptors.ReadDir(f.Dir, nil)
 	if err != nil {
 		return err
 	}
@@ -67,31 +68,53 @@ func (in *imported) write(ctx context.Context, api *client.Client) error {
 }
 
 func (f *importFlags) translate(set *descriptors.Set) *imported {
-	in := &imported{}
+	in := &imported{keys: make(map[limits.Key]bool)}
 	for src := range set.Sources() {
 		if src.Err != nil {
 			in.not = append(in.not, strings.Split(src.Err.Error(), "\n")...)
 			continue
 		}
 		var path [][2]string
-		src.Domain.Walk(func(depth int, key, value string, r *descriptors.Rule) {
+		src.Domain.Walk(func(depth int, key, value string, leaf bool, r *descriptors.Rule) {
 			path = append(path[:depth], [2]string{key, value})
-			if r == nil {
+			if r == nil && !leaf { // it only leads on
 				return
 			}
-			row, reason := f.row(src.Domain.Name(), path, r)
-			if reason != "" {
-				in.not = append(in.not, fmt.Sprintf("%s: %s (%s): %s", src.Name, shown(r.Key()), ruleText(r), reason))
-				return
-			}
-			in.rows = append(in.rows, row)
+			f.add(in, src, path, r)
 		})
 	}
 	return in
 }
 
-// row makes the row of one limit, or tells why there is none.
-func (f *importFlags) row(domain string, path [][2]string, r *descriptors.Rule) (row limits.Row, reason string) {
+// add adds the row of one node, which limits nothing where r is nil.
+func (f *importFlags) add(in *imported, src descriptors.Source, path [][2]string, r *descriptors.Rule) {
+	what := pathText(path) + " (no limit)"
+	if r != nil {
+		what = fmt.Sprintf("%s (%s)", shown(r.Key()), ruleText(r))
+	}
+	l, reason := f.row(src.Domain.Name(), path, r)
+	if reason == "" && in.keys[l.Key] {
+		reason = "its row is that of another limit, which came before"
+	}
+	if reason != "" {
+		in.not = append(in.not, fmt.Sprintf("%s: %s: %s", src.Name, what, reason))
+		return
+	}
+	in.keys[l.Key] = true
+	in.rows = append(in.rows, limits.RowOf(&l))
+}
+
+func pathText(path [][2]string) string {
+	parts := make([]string, len(path))
+	for i, entry := range path {
+		parts[i] = shown(entry[0]) + "=" + shown(entry[1])
+	}
+	return strings.Join(parts, ", ")
+}
+
+// row makes the row of one limit, or tells why there is none. A nil r is a node that limits nothing: a
+// disabled row, which matches all the same.
+func (f *importFlags) row(domain string, path [][2]string, r *descriptors.Rule) (l limits.Limit, reason string) {
 	k := limits.Key{Domain: domain}
 	for _, entry := range path {
 		key, value := entry[0], entry[1]
@@ -106,27 +129,33 @@ func (f *importFlags) row(domain string, path [][2]string, r *descriptors.Rule) 
 		case k.Per == "" && entry[1] == "":
 			k.Per = key
 		default:
-			return row, fmt.Sprintf("the entry %s=%s is neither gateway nor endpoint, nor the only key each value of which has the limit", shown(key), shown(entry[1]))
+			return l, fmt.Sprintf("the entry %s=%s is neither gateway nor endpoint, nor the only key each value of which has the limit", shown(key), shown(entry[1]))
 		}
 	}
 	if k.Gateway == "" {
-		return row, "it names no gateway (" + strings.Join(f.GatewayKeys, ", ") + ")"
+		return l, "it names no gateway (" + strings.Join(f.GatewayKeys, ", ") + ")"
 	}
 	if reason := f.untranslatable(r); reason != "" {
-		return row, reason
+		return l, reason
 	}
-	number := int64(r.RequestsPerUnit)
-	l := limits.Limit{Key: k, MaxTPS: number, Enabled: true, Shadow: r.Shadow, Note: r.Name}
+	l = limits.Limit{Key: k, MaxTPS: limits.DefaultMaxTPS}
+	if r != nil {
+		l = limits.Limit{Key: k, MaxTPS: int64(r.RequestsPerUnit), Enabled: true, Shadow: r.Shadow, Note: r.Name, Algorithm: r.Algorithm}
+		if r.Algorithm == limits.FixedWindow { // which the file does not ask for
+			l.Algorithm = limits.TokenBucket
+		}
+	}
 	if err := l.Validate(); err != nil {
-		return row, strings.ReplaceAll(err.Error(), "\n", "; ")
+		return l, strings.ReplaceAll(err.Error(), "\n", "; ")
 	}
-	enabled := true
-	return limits.Row{Domain: k.Domain, Gateway: k.Gateway, Endpoint: &k.Endpoint, Per: &k.Per, MaxTPS: &number, Enabled: &enabled, Shadow: &l.Shadow, Note: &l.Note}, ""
+	return l, ""
 }
 
 // untranslatable tells what rows have no word for.
 func (f *importFlags) untranslatable(r *descriptors.Rule) string {
 	switch {
+	case r == nil:
+		return ""
 	case r.Unlimited:
 		return "it is unlimited: without a row there is no limit but TPS_DEFAULT_MAX_TPS"
 	case r.Seconds != 1:

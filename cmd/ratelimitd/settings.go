@@ -231,6 +231,9 @@ func newReader(s *settings, env []string) *reader {
 		r.secret[name] = strings.HasSuffix(name, "_URL")
 	}
 	r.aliases = readAliases(r.env)
+	if s.ConfigDir+s.ConfigXDS+r.env["TPS_CONFIG_DIR"]+r.env["TPS_CONFIG_XDS"] != "" {
+		r.aliases.yield()
+	}
 	v := reflect.ValueOf(s).Elem()
 	for i := range v.NumField() {
 		tag := v.Type().Field(i).Tag

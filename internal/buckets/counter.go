@@ -14,6 +14,8 @@ type Counter struct {
 	// Limit, where it is another one than before, takes over what was used. nil = a fixed window of
 	// Descriptor.Override in Descriptor.OverrideWindowNS.
 	Limit *limits.Limit
+	// Exact: the file writes all of its names out, so that MaxBuckets does not bound it.
+	Exact bool
 }
 
 // limitOver is the limit of the counter, whose bucket has had old.
@@ -28,7 +30,7 @@ func (desc *Descriptor) limitOver(old *limits.Limit) *limits.Limit {
 }
 
 // The counters of a domain are spread over parts, each a gate, so that cores seldom meet at one.
-const partNames = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_"
+const partNames = "0123456789abcdef"
 
 // partOf names the part of a counter.
 func (e *Engine) partOf(domain string, key []byte) gateName {
@@ -53,9 +55,9 @@ func (g *gate) counterBucket(desc *Descriptor, nowNS int64) *bucket {
 		b.adopt(desc.limitOver(nil), nowNS, nowNS)
 		b.durable = b.limit.WindowNS() >= durableWindowNS
 		g.recall(b, nowNS)
-		g.setDynamic(b, true)
 	}
 	b.adopt(desc.limitOver(b.limit), nowNS, nowNS)
+	g.setDynamic(b, !desc.Counter.Exact)
 	return b
 }
 

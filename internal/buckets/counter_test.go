@@ -188,9 +188,60 @@ func TestCountersAreBounded(t *testing.T) {
 		}
 	}
 	w.engine.sweep(61 * sec)
-	if s := w.engine.Stats(); s.Bounded != 0 || s.Gates != 0 {
-		t.Errorf("after the window: %+v", s)
+	parts := 0
+	for i := range w.engine.shards {
+		parts += len(w.engine.shards[i].appendTo(nil))
 	}
+	if s := w.engine.Stats(); s.Bounded != 0 || s.Buckets != 0 || parts != 0 {
+		t.Errorf("after the window: %+v and %d parts", s, parts)
+	}
+}
+
+// What a file writes out is not forgotten for names that a client invents, and these cost other domains
+// nothing.
+func TestCountersThatAreWrittenOut(t *testing.T) {
+	w, l := newWorld(t, Config{MaxBuckets: 2000}), limits.Window(1000, 60, limits.FixedWindow, false)
+	exact := count(7, "written out", l)
+	exact.Descriptors[0].Counter.Exact = true
+	w.decide(sec, exact)
+	for i := range 50 {
+		r := count(1, fmt.Sprintf("k%d", i), l)
+		r.Domain = "other"
+		w.decide(sec, r)
+	}
+	for i := range 10_000 {
+		w.decide(2*sec, count(1, fmt.Sprintf("invented %d", i), l))
+	}
+	exact.Descriptors[0].Hits = 0
+	if d := w.decide(2*sec, exact); d.Statuses[0].Used != 7 {
+		t.Errorf("what is written out has used %d, want 7", d.Statuses[0].Used)
+	}
+	kept := 0
+	for i := range 50 {
+		r := count(0, fmt.Sprintf("k%d", i), l)
+		r.Domain = "other"
+		kept += int(w.decide(2*sec, r).Statuses[0].Used)
+	}
+	if kept < 40 {
+		t.Errorf("%d of 50 counters of another domain are left", kept)
+	}
+}
+
+// A descriptor without a counter has no limit, whatever else it says, also where it is explained.
+func TestCounterThatIsNone(t *testing.T) {
+	w := newWorld(t, Config{DefaultMaxTPS: 1}, row(0, 0, "gw"))
+	r := ask(1, "gw", "ep")
+	r.ChargeEach = true
+	r.Descriptors[0].Override, r.Descriptors[0].OverrideWindowNS = 0, sec
+	r.Descriptors = append(r.Descriptors, Descriptor{Hits: 1, OverrideWindowNS: sec})
+	x, err := w.engine.explain(sec, r)
+	if err != nil || x.Code != OK || len(x.Descriptors[0].Limits)+len(x.Descriptors[1].Limits) != 0 {
+		t.Errorf("%+v, %v", x, err)
+	}
+	if d := w.decide(sec, r); d.Code != OK || w.engine.Stats().Buckets != 0 {
+		t.Errorf("%v %+v", d.Code, w.engine.Stats())
+	}
+	w.engine.sweep(sec)
 }
 
 // A limit that the request brings along is a fixed window, on the same counter as one of the file.

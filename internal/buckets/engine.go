@@ -167,7 +167,10 @@ func (e *Engine) close(nowNS int64, d *Decision) {
 func (e *Engine) lockGates(r *Request, d *Decision) {
 	for {
 		for i := range r.Descriptors {
-			d.gateOf[i] = e.gateFor(r.Domain, &r.Descriptors[i])
+			d.gateOf[i] = nil
+			if !r.ChargeEach || len(r.Descriptors[i].Counter.Key) > 0 {
+				d.gateOf[i] = e.gateFor(r.Domain, &r.Descriptors[i])
+			}
 		}
 		d.gatesToLock()
 		if lockAll(d.gates) {
@@ -236,7 +239,9 @@ func (e *Engine) makeGate(s *gateShard, h uint64, name gateName) *gate {
 	g := &gate{engine: e, id: e.ids.Add(1), name: name, hash: h, exact: true}
 	g.known = name.kind != ofCounters && e.knowsDomain(name.domain)
 	s.addLocked(g)
-	e.gates.Add(1)
+	if name.kind != ofCounters {
+		e.gates.Add(1)
+	}
 	return g
 }
 
@@ -263,7 +268,7 @@ func (e *Engine) knowsDomain(domain string) bool {
 
 // Stats are counts of what the Engine holds and has thrown away.
 type Stats struct {
-	Gates          int64  // gateways of domains with live state
+	Gates          int64  // gateways of domains with live state; not the parts of counters
 	Buckets        int64  // live buckets
 	Bounded        int64  // of these, what MaxBuckets bounds
 	Waiters        int64  // held requests

@@ -137,7 +137,9 @@ func (g *gate) remove() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.removeLocked(g)
-	e.gates.Add(-1)
+	if g.name.kind != ofCounters {
+		e.gates.Add(-1)
+	}
 }
 
 // fullAt tells whether nothing is lost with the bucket. One that has not met the newest rules

@@ -25,7 +25,8 @@ type Config struct {
 	Cert     string // the certificate, and those between it and its authority
 	Key      string // of the certificate
 	ClientCA string // authorities of clients; empty = clients are not asked for a certificate
-	// ClientSAN is a name (DNS, URI, IP, e-mail) that a client's certificate must have; empty = any.
+	// ClientSAN is a name that a client's certificate must have; empty = any. As for a host, a DNS name may
+	// be one of a wildcard; of URI, IP and e-mail it is the name itself.
 	ClientSAN string
 	Poll      time.Duration // files are looked at this often, beside notifications; 0 = 10 s
 }
@@ -140,7 +141,7 @@ func (s *Store) verifyName(c tls.ConnectionState) error {
 	for _, ip := range cert.IPAddresses {
 		names = append(names, ip.String())
 	}
-	if !slices.Contains(names, s.cfg.ClientSAN) {
+	if cert.VerifyHostname(s.cfg.ClientSAN) != nil && !slices.Contains(names, s.cfg.ClientSAN) {
 		return fmt.Errorf("the client's certificate has the names %q, not TPS_TLS_CLIENT_SAN=%q", names, s.cfg.ClientSAN)
 	}
 	return nil

@@ -161,7 +161,7 @@ func TestNameOfTheClient(t *testing.T) {
 	dir := t.TempDir()
 	cert, key := authority.Pair(t, "server", time.Hour)
 	write(t, dir, map[string][]byte{"cert": cert, "key": key, "ca": authority.PEM})
-	for name, taken := range map[string]bool{"localhost": true, "127.0.0.1": true, "envoy": false, "LOCALHOST": false} {
+	for name, taken := range map[string]bool{"localhost": true, "127.0.0.1": true, "envoy": false, "LOCALHOST": true, "local": false} {
 		_, _, err := startFor(t, dir, name).dial(t, authority, authority)
 		if (err == nil) != taken {
 			t.Errorf("asked for %s: %v, want it taken: %t", name, err, taken)

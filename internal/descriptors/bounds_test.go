@@ -32,7 +32,7 @@ func TestBounds(t *testing.T) {
 		},
 		{
 			"metadata of itself", "domain: d\ndescriptors:\n- {key: k, metadata: {a: &a [*a]}}",
-			"test.yaml: line 3, column 26: descriptors or metadata are nested deeper than 64 levels",
+			"test.yaml: line 3, column 26: error parsing metadata: it is nested deeper than 16 levels",
 		},
 		{
 			"a merge of itself", "domain: d\ndescriptors:\n- &a {key: k, <<: *a}",

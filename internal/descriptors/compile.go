@@ -151,7 +151,7 @@ func (c *compiler) rule(n *node, b *branch) *Rule {
 	c.domain.rules = append(c.domain.rules, Rule{
 		ID: len(c.domain.rules), Name: p.name, Label: limits.HeaderSafe(p.name), Unlimited: p.unlimited,
 		Shadow: b.flags.has(shadowMode), Quota: b.flags.has(quotaMode), Metadata: b.metadata,
-		domain: c.domain, node: n, shared: sharedBy(n), replaces: c.replaces(p),
+		Exact: exact(n), domain: c.domain, node: n, shared: sharedBy(n), replaces: c.replaces(p),
 	})
 	r := &c.domain.rules[len(c.domain.rules)-1]
 	for _, replaced := range p.replaces {

@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strings"
+
+	"github.com/tps-agent/ratelimitd/internal/limits"
 )
 
 // maxKey bounds the memory of one counter: the names of a longer key are known by their hash.
@@ -15,10 +17,11 @@ const maxKey = 1024
 const (
 	keyPlain  = 'k'
 	keyHashed = 'h'
+	keyNumber = 'n' // before one of the others
 )
 
 // AppendKey appends the name of what is counted together within a domain: the keys and values of a
-// descriptor, and the length of the window in seconds. r is what the entries have matched: under
+// descriptor, the length of the window in seconds and the algorithm. r is what the entries have matched: under
 // share_threshold its patterns count in place of values; nil is a limit that the request brought along,
 // which counts what a Rule without share_threshold would. The number of a limit is not part of it, so
 // that a changed one keeps its counts.
@@ -27,7 +30,11 @@ const (
 // 1 KiB is hashed by SHA-256.
 func AppendKey(b []byte, r *Rule, seconds int64, entries []Entry) []byte {
 	start := len(b)
-	b = append(b, keyPlain)
+	algorithm := limits.FixedWindow
+	if r != nil {
+		algorithm = r.Algorithm
+	}
+	b = append(b, keyPlain, byte(algorithm))
 	b = binary.AppendUvarint(b, uint64(seconds)) //nolint:gosec // never negative
 	for i := range entries {
 		e := &entries[i]
@@ -40,17 +47,25 @@ func AppendKey(b []byte, r *Rule, seconds int64, entries []Entry) []byte {
 	return append(append(b[:start], keyHashed), sum[:]...)
 }
 
+// AppendNumber appends what tells a counter of a limit that the request brought along from those of other
+// numbers, where that is wanted. AppendKey follows.
+func AppendNumber(b []byte, n uint32) []byte {
+	return binary.AppendUvarint(append(b, keyNumber), uint64(n))
+}
+
 func appendName(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
 // ShowKey makes a key of AppendKey readable: `user=alice,path=/a;w=60`.
 func ShowKey(key string) string {
-	if key == "" || key[0] != keyPlain {
+	if key != "" && key[0] == keyNumber {
+		_, key = cutUvarint(key[1:])
+	}
+	if len(key) < 2 || key[0] != keyPlain {
 		return "sha256:" + hex.EncodeToString([]byte(key[min(1, len(key)):]))
 	}
-	rest := key[1:]
-	seconds, rest := cutUvarint(rest)
+	seconds, rest := cutUvarint(key[2:])
 	var parts []string
 	for rest != "" {
 		var k, v string

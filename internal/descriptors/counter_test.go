@@ -84,6 +84,9 @@ func TestCountersDoNotMeet(t *testing.T) {
 		if len(key) > maxKey {
 			t.Errorf("counter %d has a key of %d bytes", i, len(key))
 		}
+		if again := string(AppendKey(AppendNumber(nil, 7), nil, c.seconds, c.entries)); again == key || ShowKey(again) != ShowKey(key) {
+			t.Errorf("counter %d of a number has the key %q, shown as %q", i, again, ShowKey(again))
+		}
 		if first, twice := seen[key]; twice {
 			t.Errorf("counters %d and %d have one key", first, i)
 		}
@@ -92,7 +95,7 @@ func TestCountersDoNotMeet(t *testing.T) {
 			t.Errorf("counter %d is shown as %q, want %q", i, got, c.shown)
 		}
 	}
-	for _, key := range []string{"", "k", "k\x80", "h", "k\x3c\x04sho", "x"} {
+	for _, key := range []string{"", "k", "k\x80", "h", "k\x3c\x04sho", "x", "n", "n\x80", "k\x00"} {
 		if ShowKey(key) == "" {
 			t.Errorf("%q is shown as nothing", key)
 		}

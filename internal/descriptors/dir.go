@@ -23,10 +23,11 @@ const (
 // content in such directories, and shows it by symlinks beside them. Symlinks to files are followed,
 // those to directories are not. What is no regular file is passed over.
 //
-// A file that cannot be read has its own Err. An error means that nothing can be said about which files
+// unchanged tells of files that need not be read, because they are as they were for the Set that Update
+// gets; nil = of none. A file that cannot be read has its own Err. An error means that nothing can be said about which files
 // there are, so that what is in force should stay.
-func ReadDir(dir string) (map[string]File, error) {
-	r := dirReader{dir: dir, files: make(map[string]File)}
+func ReadDir(dir string, unchanged func(name string, info fs.FileInfo) bool) (map[string]File, error) {
+	r := dirReader{dir: dir, unchanged: unchanged, files: make(map[string]File)}
 	root := filepath.Clean(dir) + string(filepath.Separator) // also where dir itself is a symlink
 	if err := filepath.WalkDir(root, r.visit); err != nil {
 		return nil, fmt.Errorf("reading the directory %s: %w", dir, err)
@@ -35,9 +36,10 @@ func ReadDir(dir string) (map[string]File, error) {
 }
 
 type dirReader struct {
-	dir   string
-	files map[string]File
-	bytes int
+	dir       string
+	unchanged func(name string, info fs.FileInfo) bool
+	files     map[string]File
+	bytes     int64
 }
 
 func (r *dirReader) visit(path string, entry fs.DirEntry, err error) error {
@@ -69,11 +71,17 @@ func (r *dirReader) read(path, name string) error {
 		return fmt.Errorf("there are more than %d files", MaxFiles)
 	}
 	f := File{Err: err}
-	if err == nil {
+	switch {
+	case err != nil:
+	case r.unchanged != nil && r.unchanged(name, info):
+		f.Unchanged = true
+		r.bytes += info.Size()
+	default:
 		f.Body, f.Err = readFile(path)
+		r.bytes += int64(len(f.Body))
 	}
 	r.files[name] = f
-	if r.bytes += len(f.Body); r.bytes > MaxBytes {
+	if r.bytes > MaxBytes {
 		return fmt.Errorf("the files have more than %d bytes", MaxBytes)
 	}
 	return nil

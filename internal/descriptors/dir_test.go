@@ -31,7 +31,7 @@ func link(tb testing.TB, to, dir, name string) {
 // read is ReadDir with each file as a text.
 func read(tb testing.TB, dir string) map[string]string {
 	tb.Helper()
-	files, err := ReadDir(dir)
+	files, err := ReadDir(dir, nil)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -102,7 +102,7 @@ func TestReadDirBehindALink(t *testing.T) {
 
 func TestReadDirThatIsNotThere(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "gone")
-	files, err := ReadDir(dir)
+	files, err := ReadDir(dir, nil)
 	if err == nil || !strings.HasPrefix(err.Error(), "reading the directory "+dir+": ") || files != nil {
 		t.Errorf("files %v, error %v", files, err)
 	}
@@ -112,7 +112,7 @@ func TestReadDirThatIsNotThere(t *testing.T) {
 func TestReadDirOfAFile(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "shop.yaml", "a")
-	if files, err := ReadDir(filepath.Join(dir, "shop.yaml")); err == nil {
+	if files, err := ReadDir(filepath.Join(dir, "shop.yaml"), nil); err == nil {
 		t.Errorf("files %v, want an error", files)
 	}
 }
@@ -124,7 +124,7 @@ func TestReadDirIsBounded(t *testing.T) {
 	if err := os.Truncate(sparse, MaxFile+10); err != nil {
 		t.Fatal(err)
 	}
-	files, err := ReadDir(dir)
+	files, err := ReadDir(dir, nil)
 	if err != nil || len(files["00.yaml"].Body) != MaxFile+1 {
 		t.Fatalf("%d bytes, error %v; want one byte more than Parse takes", len(files["00.yaml"].Body), err)
 	}

@@ -31,11 +31,11 @@ func (d *Domain) AllOrNothing() bool { return d.allOrNothing }
 func (d *Domain) Rules() []Rule { return d.rules }
 
 // Walk calls f for each node in the order of the file. depth is 0 at the top; an empty value stands
-// for every value of the key; rule is nil where the node has no limit.
-func (d *Domain) Walk(f func(depth int, key, value string, rule *Rule)) {
+// for every value of the key; leaf says that nothing is below; rule is nil where the node has no limit.
+func (d *Domain) Walk(f func(depth int, key, value string, leaf bool, rule *Rule)) {
 	for i := range d.nodes {
 		n := &d.nodes[i]
-		f(int(n.depth), n.key, n.value, n.rule)
+		f(int(n.depth), n.key, n.value, n.next == nil, n.rule)
 	}
 }
 

@@ -219,8 +219,10 @@ descriptors:
 - {key: c}
 `)
 	got := ""
-	d.Walk(func(depth int, key, value string, rule *Rule) { got += fmt.Sprintln(depth, key, value, rule != nil) })
-	if want := "0 a x false\n1 b  true\n0 c  false\n"; got != want {
+	d.Walk(func(depth int, key, value string, leaf bool, rule *Rule) {
+		got += fmt.Sprintln(depth, key, value, leaf, rule != nil)
+	})
+	if want := "0 a x false false\n1 b  true true\n0 c  true false\n"; got != want {
 		t.Errorf("Walk gave\n%swant\n%s", got, want)
 	}
 }

@@ -1,6 +1,7 @@
 package descriptors
 
 import (
+	"fmt"
 	"math"
 	"strconv"
 	"strings"
@@ -18,39 +19,45 @@ func (p *parser) metadata(v *yaml.Node) map[string]any {
 		p.add(v, "error parsing metadata: it is "+show(v)+", where a mapping is to be")
 		return nil
 	}
-	m, _ := p.json(v).(map[string]any)
+	m, _ := p.json(v, 1).(map[string]any)
 	return m
 }
 
-// json reads a value of metadata.
-func (p *parser) json(v *yaml.Node) any {
+// json reads a value of metadata, which is nested so deep.
+func (p *parser) json(v *yaml.Node, depth int) any {
 	v = p.follow(v)
 	if p.over || !p.deeper(v) {
 		return nil
 	}
 	defer func() { p.depth-- }()
-	switch v.Kind {
-	case yaml.MappingNode:
-		return p.object(v)
-	case yaml.SequenceNode:
-		return p.array(v)
+	switch {
+	case depth > MaxMetadataDepth && v.Kind != yaml.ScalarNode:
+		p.refuse(v, metadataTooDeep)
+		return nil
+	case v.Kind == yaml.MappingNode:
+		return p.object(v, depth)
+	case v.Kind == yaml.SequenceNode:
+		return p.array(v, depth)
 	default:
 		return p.scalar(v)
 	}
 }
 
-func (p *parser) array(v *yaml.Node) []any {
+// metadataTooDeep is the fault of metadata that Envoy would not take.
+var metadataTooDeep = fmt.Sprintf("error parsing metadata: it is nested deeper than %d levels", MaxMetadataDepth) //nolint:gochecknoglobals // a constant
+
+func (p *parser) array(v *yaml.Node, depth int) []any {
 	all := []any{} // grows with what is read: an alias of itself inside it promises more than MaxNodes allows
 	for _, item := range v.Content {
 		if p.over {
 			break
 		}
-		all = append(all, p.json(item))
+		all = append(all, p.json(item, depth+1))
 	}
 	return all
 }
 
-func (p *parser) object(v *yaml.Node) map[string]any {
+func (p *parser) object(v *yaml.Node, depth int) map[string]any {
 	m := make(map[string]any)
 	var merges *yaml.Node
 	for i := 0; i+1 < len(v.Content) && !p.over; i += 2 {
@@ -63,11 +70,11 @@ func (p *parser) object(v *yaml.Node) map[string]any {
 		case twice || isMerge(key):
 			p.refuse(v.Content[i], "key '"+cut(key.Value)+"' comes twice")
 		default:
-			m[key.Value] = p.json(v.Content[i+1])
+			m[key.Value] = p.json(v.Content[i+1], depth+1)
 		}
 	}
 	if merges != nil {
-		p.merge(merges, func(merged *yaml.Node) { fillObject(m, p.object(merged)) })
+		p.merge(merges, func(merged *yaml.Node) { fillObject(m, p.object(merged, depth)) })
 	}
 	return m
 }

@@ -24,6 +24,8 @@ type Rule struct {
 
 	// Limit is what package buckets counts by; nil with Unlimited.
 	Limit *limits.Limit
+	// Exact: every level has a value of its own, or one counter for all: the file bounds the counters.
+	Exact bool
 
 	domain   *Domain
 	node     *node
@@ -63,6 +65,16 @@ func sharedBy(leaf *node) (shared []string) {
 		}
 	}
 	return shared
+}
+
+// exact tells whether no level down to the leaf counts values apart that requests choose.
+func exact(leaf *node) bool {
+	for n := leaf; n != nil; n = n.parent {
+		if n.takesMany() && !n.flags.has(shareThreshold) {
+			return false
+		}
+	}
+	return true
 }
 
 // Key is the name of the rule in messages and statistics, as envoyproxy/ratelimit makes it: domain and

@@ -11,8 +11,8 @@ import (
 
 // After a fault each of these returns something that brings no second fault.
 
-// standIn is the text in place of a value that has none.
-const standIn = "?"
+// standIn is the text in place of a value that has none. It is no UTF-8, so that no file can say it.
+const standIn = "\xff"
 
 // text reads a name. Whole numbers, booleans and dates are the text that stands there; null is empty.
 func (p *parser) text(s *slots, f field) string {

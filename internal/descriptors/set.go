@@ -33,6 +33,8 @@ type source struct {
 type File struct {
 	Body []byte
 	Err  error // why it could not be read; nil = it could
+	// Unchanged: it was not read, since it is what the Set before has seen.
+	Unchanged bool
 }
 
 // Source tells of one file of a Set.
@@ -76,6 +78,9 @@ func (src *source) with(name string, f File) *source {
 	next := source{name: name}
 	if src != nil {
 		next = *src
+	}
+	if f.Unchanged && src != nil {
+		return &next
 	}
 	if f.Err != nil {
 		next.hash, next.err = [sha256.Size]byte{}, fmt.Errorf("%s: %w", name, f.Err) // parsed is what it said last

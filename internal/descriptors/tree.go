@@ -4,11 +4,14 @@ package descriptors
 const (
 	// MaxFile is the largest file, in bytes: some 160,000 limits.
 	MaxFile = 16 << 20
-	// MaxDepth is how many descriptors may stand one within the other, and how deep metadata may be nested.
+	// MaxDepth is how many descriptors may stand one within the other.
 	MaxDepth = 64
 	// MaxNodes bounds the descriptors, values of metadata, entries of replaces and merged mappings of a
 	// file, all together and each time that an alias repeats them.
 	MaxNodes = 1_000_000
+	// MaxMetadataDepth is how deep metadata may be nested: Envoy takes no answer that is nested deeper than
+	// 100 messages, three for each level.
+	MaxMetadataDepth = 16
 	// MaxReplaces is how many names one limit may replace.
 	MaxReplaces = 1000
 )

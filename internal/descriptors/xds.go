@@ -3,9 +3,11 @@ package descriptors
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 
 	ratelimitv3 "github.com/envoyproxy/go-control-plane/ratelimit/config/ratelimit/v3"
+	"google.golang.org/protobuf/types/known/structpb"
 )
 
 // FromResource compiles one xDS resource. The error joins all its faults, each a [FaultError] with the path
@@ -56,11 +58,29 @@ func (r *resource) branches(all []*ratelimitv3.RateLimitDescriptor, depth int) [
 			key: d.GetKey(), value: d.GetValue(), flags: flagsOf(d), limit: r.policy(d.GetRateLimit()),
 			children: r.branches(d.GetDescriptors(), depth+1),
 		}
-		if m := d.GetMetadata(); m != nil {
+		if m := d.GetMetadata(); m != nil && !r.tooDeep(structpb.NewStructValue(m), 1) {
 			branches[i].metadata = m.AsMap() // NaN and infinities become texts
 		}
 	}
 	return branches
+}
+
+// tooDeep tells whether metadata is nested deeper than MaxMetadataDepth, which is a fault.
+func (r *resource) tooDeep(v *structpb.Value, depth int) bool {
+	var inner []*structpb.Value
+	switch kind := v.GetKind().(type) {
+	case *structpb.Value_StructValue:
+		inner = slices.Collect(maps.Values(kind.StructValue.GetFields()))
+	case *structpb.Value_ListValue:
+		inner = kind.ListValue.GetValues()
+	default:
+		return false
+	}
+	if depth > MaxMetadataDepth {
+		r.add(pos{}, metadataTooDeep)
+		return true
+	}
+	return slices.ContainsFunc(inner, func(v *structpb.Value) bool { return r.tooDeep(v, depth+1) })
 }
 
 func flagsOf(d *ratelimitv3.RateLimitDescriptor) (f flags) {

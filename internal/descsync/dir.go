@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"path/filepath"
@@ -37,7 +38,7 @@ type Dir struct {
 	ready   atomic.Bool // every file that there was at some instant was good at least once
 
 	// Below: only touched by Load, then by Run.
-	seen   signature
+	seen   map[string]stat // of the files of set
 	set    *descriptors.Set
 	good   map[string]string // the content of files when they were good last
 	faults map[string]string // of files, as they were logged
@@ -60,19 +61,17 @@ const filesName = "descriptors.json"
 
 // NewDir returns a Dir that has read nothing yet.
 func NewDir(cfg DirConfig, reg prometheus.Registerer, log *slog.Logger) (*Dir, error) {
-	m, err := newMetrics(reg)
-	if err != nil {
-		return nil, err
-	}
 	dir, err := filepath.Abs(cfg.Dir)
 	if err != nil {
 		return nil, fmt.Errorf("finding the directory %s: %w", cfg.Dir, err)
 	}
 	cfg.Dir = dir
-	return &Dir{
-		cfg: cfg, metrics: m, log: log, faults: make(map[string]string),
-		kept: lastgood.New(lastgood.Config{What: "the last good descriptor files", Dir: cfg.DataDir, Name: filesName, Prepare: cfg.Prepare, Errors: m.stateErrors}, log),
-	}, nil
+	d := &Dir{cfg: cfg, log: log, faults: make(map[string]string)}
+	if d.metrics, err = newMetrics(reg, d.Ready); err != nil {
+		return nil, err
+	}
+	d.kept = lastgood.New(lastgood.Config{What: "the last good descriptor files", Dir: cfg.DataDir, Name: filesName, Prepare: cfg.Prepare, Errors: d.metrics.stateErrors}, log)
+	return d, nil
 }
 
 // Load reads the directory for the first time. The error says that it cannot be read and that nothing
@@ -118,29 +117,59 @@ func (s *Dir) Run(ctx context.Context) error {
 // look puts in force what the directory holds now.
 func (s *Dir) look(ctx context.Context) {
 	began := time.Now()
-	now := sign(s.cfg.Dir)
-	if st := s.state.Load(); st != nil && st.fault == nil && now.settled() && now.sum == s.seen.sum {
-		return
-	}
-	files, err := descriptors.ReadDir(s.cfg.Dir)
+	files, changed, err := s.read()
 	if err != nil {
 		s.unreadable(ctx, err)
 		return
 	}
+	before := s.state.Load()
+	if before != nil && before.fault != nil {
+		s.log.InfoContext(ctx, "the directory of the descriptor files can be read again")
+	}
+	if !changed && before != nil {
+		s.state.Store(&state{set: s.set})
+		return
+	}
 	prev := s.set
-	s.seen = now
 	s.set = descriptors.Update(prev, files)
 	if s.set.Loaded() == nil {
 		s.ready.Store(true)
 	}
-	first := s.state.Swap(&state{set: s.set}) == nil
-	if !first && s.set.Same(prev) {
+	s.state.Store(&state{set: s.set})
+	if before != nil && s.set.Same(prev) {
 		return
 	}
 	s.cfg.Publish(s.set)
 	s.metrics.loaded(s.set)
 	s.report(ctx, time.Since(began))
 	s.keep(files)
+}
+
+// read reads the files that are not for sure what they were, and tells whether there is any, or one more
+// or less.
+func (s *Dir) read() (files map[string]descriptors.File, changed bool, err error) {
+	seen := make(map[string]stat, len(s.seen))
+	files, err = descriptors.ReadDir(s.cfg.Dir, func(name string, info fs.FileInfo) bool {
+		now := statOf(info)
+		seen[name] = now
+		if !now.same(s.seen[name]) {
+			changed = true
+			return false
+		}
+		return true
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	for name, f := range files {
+		if f.Err != nil { // it is tried again, whatever it looks like
+			delete(seen, name)
+			changed = true
+		}
+	}
+	changed = changed || len(files) != len(s.seen)
+	s.seen = seen
+	return files, changed, nil
 }
 
 // unreadable leaves in force what is.
@@ -194,8 +223,8 @@ func (s *Dir) keep(files map[string]descriptors.File) {
 		if !src.Loaded {
 			continue
 		}
-		if src.Err == nil {
-			good[src.Name] = string(files[src.Name].Body)
+		if f := files[src.Name]; src.Err == nil && !f.Unchanged {
+			good[src.Name] = string(f.Body)
 		} else if body, was := s.good[src.Name]; was {
 			good[src.Name] = body
 		}

@@ -354,3 +354,49 @@ func TestDirOfAnother(t *testing.T) {
 		t.Errorf("loaded: %v; logs %s", second.Loaded(), second.logged())
 	}
 }
+
+// A write in place that leaves size and time as they were is seen: `cp -p` and `tar` make such.
+func TestDirOfOldTimes(t *testing.T) {
+	dir := t.TempDir()
+	old := time.Unix(1, 0)
+	put := func(n int) {
+		path := filepath.Join(dir, "a.yaml")
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		do(t, err)
+		_, err = f.WriteString(file("a", n))
+		do(t, err, f.Close(), os.Chtimes(path, old, old))
+	}
+	put(1)
+	f := followDir(t, dir, t.TempDir())
+	f.load()
+	f.await("a=1")
+	<-time.After(2100 * time.Millisecond) // else it is read again anyway
+	f.start()
+	put(2)
+	f.await("a=2")
+}
+
+// The gauge tells what Ready tells, of the directory too.
+func TestDirStale(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "dir")
+	do(t, os.Mkdir(dir, 0o700))
+	write(t, file("a", 1), dir, "a.yaml")
+	f := followDir(t, dir, t.TempDir())
+	f.load()
+	f.start()
+	stale := func(want string) {
+		t.Helper()
+		const name = "ratelimitd_descriptors_stale"
+		eventually(t, name+" "+want, func() bool {
+			return testutil.GatherAndCompare(f.registry, strings.NewReader(help(t, f.registry, name)+name+" "+want+"\n"), name) == nil
+		})
+	}
+	stale("0")
+	do(t, os.Rename(dir, dir+".away"))
+	stale("1")
+	do(t, os.Rename(dir+".away", dir))
+	stale("0")
+	if !strings.Contains(f.logged(), "can be read again") {
+		t.Errorf("logs: %s", f.logged())
+	}
+}

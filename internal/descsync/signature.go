@@ -1,48 +1,37 @@
 package descsync
 
 import (
-	"crypto/sha256"
-	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"time"
-
-	"github.com/tps-agent/ratelimitd/internal/descriptors"
 )
 
-// signature tells whether files below a directory have changed, without reading them.
-type signature struct {
-	sum    [sha256.Size]byte // of names, sizes, times and inodes
-	newest time.Time
-	at     time.Time
+// stat tells whether a file has changed, without reading it.
+type stat struct {
+	size    int64
+	mode    fs.FileMode
+	modTime time.Time
+	inode   uint64    // 0 = not known
+	changed time.Time // by the system's own account, which nobody can set; zero = not known
+	at      time.Time // when it was looked at
 }
 
-// racy is how long after a write another one might leave the same size and time, on file systems that
-// keep times coarsely.
+// racy is how long after a change another one may leave the same times, on file systems that keep them
+// coarsely.
 const racy = 2 * time.Second
 
-// settled tells whether a change since then would be seen.
-func (s signature) settled() bool { return s.at.Sub(s.newest) > racy }
-
-func sign(dir string) signature {
-	s, h := signature{at: time.Now()}, sha256.New()
-	seen := 0
-	_ = filepath.WalkDir(dir+string(filepath.Separator), func(path string, _ fs.DirEntry, err error) error {
-		if seen++; seen > 2*descriptors.MaxFiles { // reading it ends with an error
-			return fs.SkipAll
-		}
-		info, statErr := os.Stat(path)
-		if err != nil || statErr != nil {
-			fmt.Fprintln(h, path, err, statErr)
-			return nil
-		}
-		if info.ModTime().After(s.newest) {
-			s.newest = info.ModTime()
-		}
-		fmt.Fprintln(h, path, info.Size(), info.ModTime().UnixNano(), info.Mode(), inode(info))
-		return nil
-	})
-	h.Sum(s.sum[:0])
+func statOf(info fs.FileInfo) stat {
+	s := stat{size: info.Size(), mode: info.Mode(), modTime: info.ModTime(), at: time.Now()}
+	s.inode, s.changed = system(info)
 	return s
+}
+
+// same tells whether a file is for sure what it was at before, which may be the zero stat.
+func (s stat) same(before stat) bool {
+	last := before.changed
+	if last.IsZero() {
+		last = before.modTime
+	}
+	at := before.at
+	s.at, before.at = time.Time{}, time.Time{}
+	return s == before && at.Sub(last) > racy
 }

@@ -1,12 +1,14 @@
 package descsync
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -67,36 +69,34 @@ func (x *XDS) tls() (*tls.Config, error) {
 	return c, nil
 }
 
-// stream asks for all resources, and puts in force what comes, until the stream ends; answered tells
-// whether anything came.
-func (x *XDS) stream(ctx context.Context) (answered bool, err error) {
+// stream asks for all resources, and puts in force what comes, until the stream ends.
+func (x *XDS) stream(ctx context.Context) error {
 	conn, err := x.connect()
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer conn.Close() //nolint:errcheck // it only frees what the process had
 	ctx, cancel := context.WithCancel(metadata.NewOutgoingContext(ctx, metadata.New(x.cfg.Headers)))
 	defer cancel()
 	s, err := discoveryv3.NewAggregatedDiscoveryServiceClient(conn).StreamAggregatedResources(ctx)
 	if err != nil {
-		return false, err
+		return err
 	}
 	// No version: what a server that was started anew calls by the same one may be something else.
 	if err := s.Send(&discoveryv3.DiscoveryRequest{Node: x.node(), TypeUrl: typeURL}); err != nil {
-		return false, closed(err, s)
+		return closed(err, s)
 	}
 	for {
 		response, err := s.Recv()
 		if err != nil {
-			return answered, err
+			return err
 		}
 		if response.GetTypeUrl() != typeURL { // nobody has asked for it
 			continue
 		}
-		answered = true
 		x.connected.Set(1)
 		if err := s.Send(x.take(ctx, response)); err != nil {
-			return true, closed(err, s)
+			return closed(err, s)
 		}
 	}
 }
@@ -125,34 +125,36 @@ func (x *XDS) take(ctx context.Context, r *discoveryv3.DiscoveryResponse) *disco
 	answer := &discoveryv3.DiscoveryRequest{Node: x.node(), TypeUrl: typeURL, ResponseNonce: r.GetNonce()}
 	if err := x.adopt(ctx, r); err != nil {
 		x.responses.WithLabelValues("nack").Inc()
-		x.refuse(ctx, fmt.Errorf("version %q was refused, what was in force stays: %w", r.GetVersionInfo(), err))
+		x.refuse(ctx, r.GetVersionInfo(), err)
 		answer.ErrorDetail = &rpcstatus.Status{Code: int32(codes.InvalidArgument), Message: detail(err)}
 	} else {
 		x.responses.WithLabelValues("ack").Inc()
-		x.refused = ""
 		x.fault.Store(nil)
 	}
 	answer.VersionInfo = x.version
 	return answer
 }
 
-// refuse says once why a response is not in force. A server may send it again at once when it learns of
-// that, so that the next answers wait.
-func (x *XDS) refuse(ctx context.Context, err error) {
-	x.failed(err)
+// refuse says why a response is not in force, the same once. A server may send it again at once when it
+// learns of that, or the next bad one: so the answer waits where one was refused just before.
+func (x *XDS) refuse(ctx context.Context, version string, err error) {
+	x.failed(fmt.Errorf("version %q was refused, what was in force stays: %w", version, err))
 	if err.Error() != x.refused {
 		x.refused = err.Error()
 		x.metrics.errors.Inc()
-		x.log.ErrorContext(ctx, "a response of the xDS server was refused", slog.Any("error", err))
-		return
+		x.log.ErrorContext(ctx, "a response of the xDS server was refused", slog.String("version", version), slog.Any("error", err))
 	}
-	select {
-	case <-ctx.Done():
-	case <-time.After(refusedPause):
+	since := time.Since(x.refusedAt)
+	if since < refusedPause {
+		select {
+		case <-ctx.Done():
+		case <-time.After(refusedPause - since):
+		}
 	}
+	x.refusedAt = time.Now()
 }
 
-// refusedPause is the time before the answer to a response that was refused already.
+// refusedPause is the least time between the answers to two responses that were refused.
 const refusedPause = time.Second
 
 func detail(err error) string {
@@ -172,11 +174,16 @@ func (x *XDS) adopt(ctx context.Context, r *discoveryv3.DiscoveryResponse) error
 		}
 		bodies[i] = resource.GetValue()
 	}
+	if x.loaded.Load() && slices.EqualFunc(bodies, x.bodies, bytes.Equal) { // as a server says it that comes back
+		x.version = r.GetVersionInfo()
+		return nil
+	}
 	set, err := decode(bodies)
 	if err != nil {
 		return err
 	}
-	x.publish(set, r.GetVersionInfo())
+	x.publish(set, r.GetVersionInfo(), bodies)
+	x.refused = ""
 	x.kept.Put(savedResources{Server: x.cfg.Server, Version: r.GetVersionInfo(), Resources: bodies})
 	x.log.InfoContext(ctx, "resources of the xDS server are in force", slog.Int("domains", set.Len()), slog.Int("limits", set.Rules()),
 		slog.String("version", r.GetVersionInfo()), slog.Duration("took", time.Since(began)))

@@ -44,10 +44,14 @@ type XDS struct {
 	responses *prometheus.CounterVec
 	kept      *lastgood.File
 
-	loaded  atomic.Bool
-	fault   atomic.Pointer[error] // why what is in force may not be what the server has; nil = it is
-	version string                // of what is in force; of Run alone, like refused
-	refused string                // why the last response was; empty = it was not
+	loaded atomic.Bool
+	fault  atomic.Pointer[error] // why what is in force may not be what the server has; nil = it is
+
+	// Below: of Load, then of Run alone.
+	version   string    // of what is in force
+	bodies    [][]byte  // the same, in the wire format
+	refused   string    // why the last response was; empty = it was not
+	refusedAt time.Time // when one was, last
 }
 
 // savedResources is what the data directory keeps.
@@ -62,18 +66,19 @@ const resourcesName = "xds.json"
 
 // NewXDS returns an XDS that has asked nobody yet.
 func NewXDS(cfg XDSConfig, reg prometheus.Registerer, log *slog.Logger) (*XDS, error) {
-	m, err := newMetrics(reg)
-	if err != nil {
-		return nil, err
-	}
 	x := &XDS{
-		cfg: cfg, metrics: m, log: log.With(slog.String("server", cfg.Server)),
+		cfg: cfg, log: log.With(slog.String("server", cfg.Server)),
 		connected: prometheus.NewGauge(prometheus.GaugeOpts{Name: "ratelimitd_xds_connected", Help: "1 while the xDS server has a stream and has answered on it."}),
 		responses: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "ratelimitd_xds_responses_total", Help: "Responses of the xDS server, by result: ack (in force), nack (refused; what was in force stays).",
 		}, []string{"result"}),
-		kept: lastgood.New(lastgood.Config{What: "the last good resources of the xDS server", Dir: cfg.DataDir, Name: resourcesName, Prepare: cfg.Prepare, Errors: m.stateErrors}, log),
 	}
+	x.failed(errors.New("it has not answered yet"))
+	var err error
+	if x.metrics, err = newMetrics(reg, x.Ready); err != nil {
+		return nil, err
+	}
+	x.kept = lastgood.New(lastgood.Config{What: "the last good resources of the xDS server", Dir: cfg.DataDir, Name: resourcesName, Prepare: cfg.Prepare, Errors: x.metrics.stateErrors}, log)
 	for _, c := range []prometheus.Collector{x.connected, x.responses} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("registering the metrics of xDS: %w", err)
@@ -81,7 +86,6 @@ func NewXDS(cfg XDSConfig, reg prometheus.Registerer, log *slog.Logger) (*XDS, e
 	}
 	x.responses.WithLabelValues("ack")
 	x.responses.WithLabelValues("nack")
-	x.failed(errors.New("it has not answered yet"))
 	return x, nil
 }
 
@@ -106,15 +110,15 @@ func (x *XDS) Load(ctx context.Context) error {
 		x.log.ErrorContext(ctx, "the last good resources of the xDS server cannot be used", slog.Any("error", err))
 		return nil
 	}
-	x.publish(set, was.Version)
+	x.publish(set, was.Version, was.Resources)
 	x.log.InfoContext(ctx, "the last good resources are in force until the xDS server answers", slog.Int("domains", set.Len()), slog.String("version", was.Version))
 	return nil
 }
 
-func (x *XDS) publish(set *descriptors.Set, version string) {
+func (x *XDS) publish(set *descriptors.Set, version string, bodies [][]byte) {
 	x.cfg.Publish(set)
 	x.metrics.loaded(set)
-	x.version = version
+	x.version, x.bodies = version, bodies
 	x.loaded.Store(true)
 }
 
@@ -146,7 +150,7 @@ func (x *XDS) Loaded() error {
 	return x.Ready()
 }
 
-// The pauses between two streams, which grow while none brings anything.
+// The pauses between two streams, which grow until one has lasted for longer than the longest.
 const (
 	leastPause = 100 * time.Millisecond
 	mostPause  = 10 * time.Second
@@ -166,12 +170,13 @@ func (x *XDS) Run(ctx context.Context) error {
 func (x *XDS) follow(ctx context.Context) {
 	pause, said := leastPause, ""
 	for ctx.Err() == nil {
-		answered, err := x.stream(ctx)
+		began := time.Now()
+		err := x.stream(ctx)
 		x.connected.Set(0)
 		if ctx.Err() != nil {
 			return
 		}
-		if answered {
+		if time.Since(began) > mostPause {
 			pause, said = leastPause, ""
 		}
 		x.failed(err)

@@ -18,6 +18,7 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -62,7 +63,6 @@ func Follow(ctx context.Context, cfg Config, log *slog.Logger, look func(context
 type watch struct {
 	dirs     []string
 	tree     string
-	watched  map[string]bool // of the tree
 	watcher  *fsnotify.Watcher
 	notifies bool
 	log      *slog.Logger
@@ -95,22 +95,23 @@ func (w *watch) add() (more bool, err error) {
 	if w.tree == "" {
 		return false, errors.Join(errs...)
 	}
-	found := make(map[string]bool)
-	for _, dir := range treeDirs(w.tree) {
-		if err := w.watcher.Add(dir); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		found[dir], more = true, more || !w.watched[dir]
+	dirs, watched := treeDirs(w.tree), w.watcher.WatchList()
+	for _, dir := range dirs {
+		errs = append(errs, w.watcher.Add(dir))
+		more = more || !slices.Contains(watched, dir)
 	}
-	w.watched = found
+	for _, dir := range watched {
+		if !slices.Contains(dirs, dir) && !slices.Contains(w.dirs, dir) {
+			_ = w.watcher.Remove(dir) // it may be gone
+		}
+	}
 	return more, errors.Join(errs...)
 }
 
 func (w *watch) follow(ctx context.Context, poll time.Duration, look func(context.Context)) {
 	ticker := time.NewTicker(poll)
 	defer ticker.Stop()
-	var settled <-chan time.Time
+	var settled, confirm <-chan time.Time
 	var latest time.Time
 	for {
 		select {
@@ -125,11 +126,14 @@ func (w *watch) follow(ctx context.Context, poll time.Duration, look func(contex
 			settled = time.After(min(settle, time.Until(latest)))
 		case <-settled:
 			settled = nil
-			look(ctx)
-			if w.tree == "" {
-				continue
+			if w.tree != "" {
+				_, _ = w.add() // before the look, so that no change falls between
+				confirm = time.After(settleMost)
 			}
-			if more, _ := w.add(); more { // somebody may have written before they were watched
+			look(ctx)
+		case <-confirm: // the watch of a directory that was moved away ends late, and with it that of its successor
+			confirm = nil
+			if more, _ := w.add(); more && settled == nil {
 				settled = time.After(settle)
 			}
 		case <-ticker.C:

@@ -3,6 +3,7 @@ package filewatch_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -184,6 +185,37 @@ func TestTree(t *testing.T) {
 	await(t, seen, "a=new")
 	write(t, filepath.Join(v2, "a"), "newer")
 	await(t, seen, "a=newer")
+}
+
+// Directories that have left the tree are not watched for ever.
+func TestTreeForgets(t *testing.T) {
+	top := t.TempDir()
+	current := filepath.Join(top, "current")
+	seen := followTree(t, current)
+	await(t, seen, "")
+	watches := func() (n int) {
+		all, err := filepath.Glob("/proc/self/fdinfo/*")
+		do(t, err)
+		for _, path := range all {
+			body, _ := os.ReadFile(path) // a file may be closed meanwhile
+			n += strings.Count(string(body), "inotify wd:")
+		}
+		return n
+	}
+	first := 0
+	for i := range 20 {
+		version := fmt.Sprintf("v%d", i)
+		do(t, os.Mkdir(filepath.Join(top, version), 0o700), os.Symlink(version, filepath.Join(top, "next")))
+		write(t, filepath.Join(top, version, "a"), version)
+		do(t, os.Rename(filepath.Join(top, "next"), current))
+		await(t, seen, "a="+version)
+		if i == 1 {
+			first = watches()
+		}
+	}
+	if last := watches(); last > first+2 || first == 0 {
+		t.Errorf("%d watches after 2 versions, %d after 20", first, last)
+	}
 }
 
 // The directory itself is moved away, and another takes its name.

@@ -2,6 +2,7 @@ package filewatch
 
 import (
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,7 +17,13 @@ const maxDirs = 1000
 // below it, that of each file that a link below it leads to, and those that hold root's own name and the
 // links on the way to it.
 func treeDirs(root string) []string {
-	dirs := linkDirs(root)
+	dirs := make(map[string]bool)
+	for _, dir := range linkDirs(root) {
+		dirs[dir] = true
+	}
+	if target, err := filepath.EvalSymlinks(root); err == nil { // else a watch would stay with what a link has led to
+		root = target
+	}
 	_ = filepath.WalkDir(root+string(filepath.Separator), func(path string, entry fs.DirEntry, err error) error {
 		switch {
 		case len(dirs) >= maxDirs:
@@ -24,16 +31,15 @@ func treeDirs(root string) []string {
 		case err != nil: // it is gone, or nobody may read it: the poll sees what becomes of it
 			return nil //nolint:nilerr // as above
 		case entry.IsDir():
-			dirs = append(dirs, filepath.Clean(path))
+			dirs[filepath.Clean(path)] = true
 		case entry.Type()&fs.ModeSymlink != 0:
 			if target, err := filepath.EvalSymlinks(path); err == nil {
-				dirs = append(dirs, filepath.Dir(target))
+				dirs[filepath.Dir(target)] = true
 			}
 		}
 		return nil
 	})
-	slices.Sort(dirs)
-	return slices.Compact(dirs)
+	return slices.Sorted(maps.Keys(dirs))
 }
 
 // linkDirs are the directories that hold the links on the way to path, and the one that holds its last

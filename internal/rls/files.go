@@ -21,9 +21,8 @@ type FileConfig struct {
 	Shadow  bool // a request is never refused; its statuses keep the truth
 	Quota   bool // every descriptor is one of quota_mode
 	// Metadata: answers carry what was asked, and the metadata of the limits that passed.
-	Metadata bool
-	// NearRatio: hits above this part of a limit count as near it; 0 = 0.8.
-	NearRatio float64
+	Metadata  bool
+	NearRatio float64 // hits above this part of a limit count as near it; 0 = all of them
 }
 
 // errNoFiles says that nobody knows yet which domains descriptor files name.
@@ -115,12 +114,12 @@ func (m *matched) match(r *Request, domain *fileDomain) {
 		m.rules = append(m.rules, found)
 	}
 	for i := range r.Descriptors {
-		m.count(i, &r.Descriptors[i])
+		m.count(i, &r.Descriptors[i], &r.fields[i])
 	}
 }
 
 // count fills in by what descriptor i is counted. Gateways and endpoints mean nothing in a file.
-func (m *matched) count(i int, d *buckets.Descriptor) {
+func (m *matched) count(i int, d *buckets.Descriptor, f *descriptorFields) {
 	d.HasGateway, d.HasEndpoint, d.Counter = false, false, buckets.Counter{}
 	found := &m.rules[i]
 	if found.Rule != nil && m.replacing.Replaced(found.Rule) {
@@ -130,10 +129,13 @@ func (m *matched) count(i int, d *buckets.Descriptor) {
 		return
 	}
 	seconds := d.OverrideWindowNS / int64(time.Second)
-	if !found.override {
-		d.Counter.Limit, seconds = found.Limit, found.Seconds
-	}
 	start := len(m.keys)
+	switch {
+	case !found.override:
+		d.Counter.Limit, d.Counter.Exact, seconds = found.Limit, found.Exact, found.Seconds
+	case m.domain.AllOrNothing(): // one request may bring several, and each has to have room
+		m.keys = descriptors.AppendNumber(m.keys, f.limit)
+	}
 	m.keys = descriptors.AppendKey(m.keys, found.Rule, seconds, d.Entries)
 	d.Counter.Key = m.keys[start:]
 }
@@ -162,7 +164,8 @@ func (m *matched) verdict(d *buckets.Decision, cfg *FileConfig) {
 		}
 		isOver := s.Code == buckets.OverLimit
 		switch {
-		case m.domain.AllOrNothing() || !m.isQuota(r, cfg):
+		case r.Rule != nil && r.Unlimited: // has no part in it, also where all are quotas
+		case !m.isQuota(r, cfg):
 			over = over || isOver
 		case isOver:
 			quotasOver++
@@ -181,5 +184,5 @@ func (m *matched) verdict(d *buckets.Decision, cfg *FileConfig) {
 }
 
 func (m *matched) isQuota(r rule, cfg *FileConfig) bool {
-	return cfg.Quota || (r.Rule != nil && r.Quota)
+	return !m.domain.AllOrNothing() && (cfg.Quota || (r.Rule != nil && r.Quota))
 }

@@ -92,7 +92,7 @@ func (c *call) appendFileMetadata(b []byte) []byte {
 	metadata := map[string]any{}
 	for i := range c.request.Descriptors {
 		all[i] = c.describe(i)
-		if r := c.matched.rules[i]; r.Rule != nil && c.decision.Statuses[i].Code == buckets.OK {
+		if r := c.matched.rules[i]; r.Rule != nil && !r.Unlimited && c.decision.Statuses[i].Code == buckets.OK {
 			mergeMetadata(metadata, r.Metadata)
 		}
 	}

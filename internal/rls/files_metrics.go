@@ -78,9 +78,11 @@ func (s *Service) hitsSeries(c *call, i int, kind result) prometheus.Counter {
 		return *series
 	}
 	stat := r.AppendStat(nil, c.request.Descriptors[i].Entries)[len(r.Domain().Name())+1:]
-	series := s.metrics.hits.get(hitsKey{shown(r.Domain().Name()), shown(string(stat)), kind})
-	if !r.PerValue() {
-		kept.Store(&series)
+	key := hitsKey{shown(r.Domain().Name()), shown(string(stat)), kind}
+	if r.PerValue() {
+		return s.metrics.valueHits.get(key)
 	}
+	series := s.metrics.hits.get(key)
+	kept.Store(&series)
 	return series
 }

@@ -69,7 +69,7 @@ descriptors:
 
 // Hits that were charged to nobody are counted nowhere.
 func TestMetricsOfAllOrNothing(t *testing.T) {
-	f := newServer(t, setup{})
+	f := newServer(t, setup{rls: rls.Config{Files: rls.FileConfig{NearRatio: 0.8}}})
 	f.serveFile(t, `
 domain: shop
 all_or_nothing: true
@@ -91,16 +91,20 @@ descriptors:
 // Values of clients make no more series than the bound; SHADOW_MODE is seen.
 func TestMetricsOfFilesAreBounded(t *testing.T) {
 	f := newServer(t, setup{rls: rls.Config{MaxSeries: 5, Files: rls.FileConfig{Shadow: true}}})
-	f.serveFile(t, "domain: shop\ndescriptors: [{key: user, detailed_metric: true, rate_limit: {unit: year, requests_per_unit: 0}}]")
+	f.serveFile(t, "domain: shop\ndescriptors: [{key: user, detailed_metric: true, rate_limit: {unit: year, requests_per_unit: 0}}, {key: plain, rate_limit: {unit: year, requests_per_unit: 0}}]")
 	for i := range 50 {
 		askGRPC(t, f, t.Context(), ask(d("user", strconv.Itoa(i))))
 	}
 	got := f.hits(t)
-	if len(got) != 6 || got["domain=other,limit=other,result=over_limit"] != 45 {
+	if len(got) != 6 || got["domain=shop,limit=other,result=over_limit"] != 45 {
 		t.Errorf("hits %v", got)
 	}
 	if got := f.series(t, "ratelimitd_decisions_total")["code=shadow,domain=shop,endpoint=,gateway="]; got != 50 {
 		t.Errorf("%v decisions let through in shadow mode, want 50", got)
+	}
+	askGRPC(t, f, t.Context(), ask(d("plain", "x")))
+	if got := f.hits(t)["domain=shop,limit=plain,result=over_limit"]; got != 1 {
+		t.Errorf("%v hits of a rule that invented values have nothing to do with, want 1", got)
 	}
 }
 
@@ -134,7 +138,7 @@ descriptors:
 // TestDomainsSwapUnderLoad replaces the domains while requests come: each is decided by the old or by
 // the new ones.
 func TestDomainsSwapUnderLoad(t *testing.T) {
-	f := newServer(t, setup{})
+	f := newServer(t, setup{rls: rls.Config{Files: rls.FileConfig{NearRatio: 1}}})
 	file := func(n int) string {
 		return fmt.Sprintf("domain: shop\ndescriptors: [{key: k, rate_limit: {unit: year, requests_per_unit: %d}}]%s", 1e9+n,
 			strings.Repeat("\n# ", n%7))

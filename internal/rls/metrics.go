@@ -21,8 +21,9 @@ type metrics struct {
 	json      prometheus.Counter
 	errors    *prometheus.CounterVec
 
-	series bounded[seriesKey]
-	hits   bounded[hitsKey]
+	series    bounded[seriesKey]
+	hits      bounded[hitsKey] // of rules whose series the file names
+	valueHits bounded[hitsKey] // of rules with values of requests in theirs
 }
 
 // bounded are the series of names that clients choose: most of them at most, what comes then counts as
@@ -84,15 +85,15 @@ func newMetrics(maxSeries int, engine *buckets.Engine, reg prometheus.Registerer
 	}
 	hits := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "ratelimitd_descriptor_hits_total",
-		Help: "Hits that the limits of descriptor files have counted, each in one result: within_limit, near_limit (above TPS_NEAR_LIMIT_RATIO of the limit), over_limit, shadow (beyond a limit in shadow mode). Beyond TPS_MAX_SERIES names count as other.",
+		Help: "Hits that the limits of descriptor files have counted, each in one result: within_limit, near_limit (above TPS_NEAR_LIMIT_RATIO of the limit), over_limit, shadow (beyond a limit in shadow mode). Beyond TPS_MAX_SERIES limits, and as many with values of requests in their names, they count as other.",
 	}, []string{"domain", "limit", "result"})
-	m.hits = bounded[hitsKey]{
-		most: maxSeries, series: make(map[hitsKey]prometheus.Counter),
-		make: func(k hitsKey) prometheus.Counter { return hits.WithLabelValues(k.domain, k.limit, k.result.String()) },
-		other: func(k hitsKey) prometheus.Counter {
-			return hits.WithLabelValues(otherName, otherName, k.result.String())
-		},
-		keep: func(k hitsKey) hitsKey { return hitsKey{strings.Clone(k.domain), strings.Clone(k.limit), k.result} },
+	for _, b := range []*bounded[hitsKey]{&m.hits, &m.valueHits} {
+		b.most, b.series = maxSeries, make(map[hitsKey]prometheus.Counter)
+		b.make = func(k hitsKey) prometheus.Counter { return hits.WithLabelValues(k.domain, k.limit, k.result.String()) }
+		b.other = func(k hitsKey) prometheus.Counter {
+			return hits.WithLabelValues(k.domain, otherName, k.result.String())
+		}
+		b.keep = func(k hitsKey) hitsKey { return hitsKey{strings.Clone(k.domain), strings.Clone(k.limit), k.result} }
 	}
 	collectors := append(engineCollectors(engine), requests, m.decisions, hits, m.duration, m.hold, m.errors)
 	for _, c := range collectors {
@@ -196,10 +197,13 @@ func shadowRefused(d *buckets.Decision) bool {
 // than keys. It does not keep the key's strings.
 func (b *bounded[K]) get(key K) prometheus.Counter {
 	b.mu.RLock()
-	c := b.series[key]
+	c, full := b.series[key], len(b.series) >= b.most
 	b.mu.RUnlock()
-	if c != nil {
+	switch {
+	case c != nil:
 		return c
+	case full:
+		return b.other(key)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()

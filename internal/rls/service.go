@@ -61,9 +61,6 @@ func New(cfg Config, engine *buckets.Engine, reg prometheus.Registerer) (*Servic
 	if cfg.BodyTimeout <= 0 {
 		cfg.BodyTimeout = httpjson.DefaultBodyTimeout
 	}
-	if cfg.Files.NearRatio == 0 {
-		cfg.Files.NearRatio = 0.8
-	}
 	s := &Service{cfg: cfg, engine: engine, metrics: m}
 	s.calls.New = func() any { return &call{service: s} }
 	return s, nil
