@@ -25,7 +25,7 @@ FUZZ_FILES  = $(call find_tests,Fuzz)
 # Files of the newest release that may not change any more.
 LAST_RELEASE = $(shell git describe --tags --abbrev=0 2>/dev/null)
 
-.PHONY: help run build test test/alloc test/race test/e2e bench bench/holds bench/load bench/peers bench/recorder bench/reload bench/throughput soak fuzz lint fmt generate verify ci deps clean
+.PHONY: help run build test test/alloc test/race test/e2e bench bench/dropin bench/holds bench/load bench/peers bench/recorder bench/reload bench/throughput soak fuzz lint fmt generate verify ci deps clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9/]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ bench: ## every benchmark (BENCHTIME=1x: each once)
 
 bench/peers: ## a decision beside those of other limiters, on 1 and 2 CPUs
 	cd bench/peers && go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) -cpu 1,2 ./...
+
+bench/dropin: deps ## ratelimitd beside envoyproxy/ratelimit over the same descriptor file, alternating rounds
+	go test -tags e2e -run '^$$' -bench . -benchtime 1x -timeout 0 ./bench/dropin $(if $(ROUND),-args -rounds 1 -round $(ROUND))
 
 bench/holds: deps ## requests that wait: memory of the engine and of the binary, CPU
 	go test -tags e2e -run '^$$' -bench . -benchtime 1x ./bench/holds
@@ -106,6 +109,7 @@ ci: deps lint verify ## what .ci/run runs
 	$(MAKE) fuzz
 	$(MAKE) bench BENCHTIME=1x
 	$(MAKE) bench/peers BENCHTIME=1x
+	$(MAKE) bench/dropin ROUND=1s
 	$(MAKE) soak SOAK=30s
 	$(MAKE) test
 

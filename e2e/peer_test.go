@@ -170,7 +170,7 @@ func TestAnswersLikeEnvoyproxyRatelimit(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			theirs := rlsClient(t, testenv.StartPeer(t, dir, env...))
+			theirs := rlsClient(t, testenv.StartPeer(t, dir, env...).Addr)
 			d := newDaemon(t, append([]string{"RUNTIME_ROOT=" + filepath.Dir(dir)}, env...)...)
 			d.start(t)
 			ours := rlsClient(t, d.grpcAddr)
