@@ -178,7 +178,8 @@ func report(b *testing.B, all []*service) {
 	b.Helper()
 	var body strings.Builder
 	fmt.Fprintf(&body, "Two descriptors in each request, a limit for all and one for each of %d users; %d connections with %d callers each, as fast as they are answered; %d rounds of %s by turns, medians.\n"+
-		"CPU is that of the service, and of its Redis for envoyproxy/ratelimit. Client and servers share the machine.\n\n| service | requests/s | p50 | p99 | µs of CPU for each request |\n| --- | --- | --- | --- | --- |\n",
+		"CPU is that of the service, and of its Redis for envoyproxy/ratelimit. Client and servers share the machine.\n"+
+		"The two do not do the same work: counters in Redis are those of all replicas, counters in memory are those of one.\n\n| service | requests/s | p50 | p99 | µs of CPU for each request |\n| --- | --- | --- | --- | --- |\n",
 		users, connections, callers, *rounds, *round)
 	var cpu [2]float64
 	for i, s := range all {
