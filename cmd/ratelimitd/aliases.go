@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -91,14 +92,14 @@ func (a *aliases) addresses(env map[string]string) {
 		{"TPS_HTTP_ADDR", "HOST", "PORT", "8080"}, {"TPS_GRPC_ADDR", "GRPC_HOST", "GRPC_PORT", "8081"},
 	} {
 		if env[of.host] != "" || env[of.port] != "" {
-			a.set(of.name, net.JoinHostPort(env[of.host], orElse(env[of.port], of.fallback)), of.host+" and "+of.port)
+			a.set(of.name, net.JoinHostPort(env[of.host], cmp.Or(env[of.port], of.fallback)), of.host+" and "+of.port)
 		}
 	}
 	if port := env["DEBUG_PORT"]; port != "" {
 		a.set("TPS_DEBUG_ADDR", "127.0.0.1:"+port, "DEBUG_PORT")
 	}
 	if a.isTrue(env, "USE_PROMETHEUS") {
-		a.set("TPS_METRICS_ADDR", orElse(env["PROMETHEUS_ADDR"], ":9090"), "USE_PROMETHEUS and PROMETHEUS_ADDR")
+		a.set("TPS_METRICS_ADDR", cmp.Or(env["PROMETHEUS_ADDR"], ":9090"), "USE_PROMETHEUS and PROMETHEUS_ADDR")
 	}
 }
 
@@ -114,20 +115,13 @@ func (a *aliases) isTrue(env map[string]string, name string) bool {
 	return on
 }
 
-func orElse(value, fallback string) string {
-	if value == "" {
-		return fallback
-	}
-	return value
-}
-
 // source says where the domains come from.
 func (a *aliases) source(env map[string]string) {
 	switch kind := env["CONFIG_TYPE"]; kind {
 	case "GRPC_XDS_SOTW":
 		a.xds(env)
 	case "", "FILE":
-		dir := filepath.Join(orElse(env["RUNTIME_ROOT"], runtimeRoot), env["RUNTIME_SUBDIRECTORY"], orElse(env["RUNTIME_APPDIRECTORY"], "config"))
+		dir := filepath.Join(cmp.Or(env["RUNTIME_ROOT"], runtimeRoot), env["RUNTIME_SUBDIRECTORY"], cmp.Or(env["RUNTIME_APPDIRECTORY"], "config"))
 		a.set("TPS_CONFIG_DIR", dir, "RUNTIME_ROOT, RUNTIME_SUBDIRECTORY and RUNTIME_APPDIRECTORY")
 	default:
 		a.faults = append(a.faults, fmt.Errorf("CONFIG_TYPE=%q: is neither FILE nor GRPC_XDS_SOTW", kind))
@@ -135,7 +129,7 @@ func (a *aliases) source(env map[string]string) {
 }
 
 func (a *aliases) xds(env map[string]string) {
-	a.set("TPS_CONFIG_XDS", strings.TrimPrefix(orElse(env["CONFIG_GRPC_XDS_SERVER_URL"], "localhost:18000"), "dns:///"), "CONFIG_GRPC_XDS_SERVER_URL")
+	a.set("TPS_CONFIG_XDS", strings.TrimPrefix(cmp.Or(env["CONFIG_GRPC_XDS_SERVER_URL"], "localhost:18000"), "dns:///"), "CONFIG_GRPC_XDS_SERVER_URL")
 	a.pairs("TPS_CONFIG_XDS_METADATA", "=", "CONFIG_GRPC_XDS_NODE_METADATA", env)
 	a.pairs("TPS_CONFIG_XDS_HEADERS", ":", "CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS", env)
 	meanings := []map[string]string{xdsMeaning}
@@ -221,14 +215,17 @@ var meaningless = map[string]string{ //nolint:gochecknoglobals // a constant tab
 
 const counted = "counters are in the memory of this process"
 
-// off are values of switches that change nothing.
-var off = []string{"false", "0", "f", "F", "FALSE", "False"} //nolint:gochecknoglobals // a constant list
+// isOff tells of a switch that changes nothing.
+func isOff(value string) bool {
+	on, err := strconv.ParseBool(value)
+	return err == nil && !on
+}
 
 func (a *aliases) ignore(env map[string]string) {
 	for _, name := range slices.Sorted(maps.Keys(env)) {
 		for pattern, reason := range meaningless {
 			prefix, open := strings.CutSuffix(pattern, "*")
-			if (name == pattern || (open && strings.HasPrefix(name, prefix))) && env[name] != "" && !slices.Contains(off, env[name]) {
+			if (name == pattern || (open && strings.HasPrefix(name, prefix))) && env[name] != "" && !isOff(env[name]) {
 				a.ignored = append(a.ignored, name+": "+reason)
 			}
 		}

@@ -135,7 +135,7 @@ func (f *importFlags) row(domain string, path [][2]string, r *descriptors.Rule) 
 	if k.Gateway == "" {
 		return l, "it names no gateway (" + strings.Join(f.GatewayKeys, ", ") + ")"
 	}
-	if reason := f.untranslatable(r); reason != "" {
+	if reason := untranslatable(r); reason != "" {
 		return l, reason
 	}
 	l = limits.Limit{Key: k, MaxTPS: limits.DefaultMaxTPS}
@@ -152,7 +152,7 @@ func (f *importFlags) row(domain string, path [][2]string, r *descriptors.Rule) 
 }
 
 // untranslatable tells what rows have no word for.
-func (f *importFlags) untranslatable(r *descriptors.Rule) string {
+func untranslatable(r *descriptors.Rule) string {
 	switch {
 	case r == nil:
 		return ""

@@ -11,4 +11,6 @@
 // Sessions are not resumed: a resumed one would carry on the identity that a client proved to
 // authorities that may have been replaced since. Envoy keeps its connections for long, so that
 // full handshakes are rare.
+//
+// [Client] is the other side: what a client of somebody else's TLS needs.
 package certs

@@ -4,19 +4,17 @@ package client
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/tps-agent/ratelimitd/internal/certs"
 	"github.com/tps-agent/ratelimitd/internal/limits"
 )
 
@@ -46,22 +44,9 @@ func (c *Client) UseTLS(ca, cert, key string) error {
 	if ca == "" && cert == "" && key == "" {
 		return nil
 	}
-	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
-	if ca != "" {
-		body, err := os.ReadFile(ca) //nolint:gosec // the operator names the file
-		if err != nil {
-			return fmt.Errorf("reading the authority: %w", err)
-		}
-		if cfg.RootCAs = x509.NewCertPool(); !cfg.RootCAs.AppendCertsFromPEM(body) {
-			return fmt.Errorf("reading the authority: %s holds no certificate", ca)
-		}
-	}
-	if cert != "" || key != "" {
-		pair, err := tls.LoadX509KeyPair(cert, key)
-		if err != nil {
-			return fmt.Errorf("reading the client certificate %q and key %q: %w", cert, key, err)
-		}
-		cfg.Certificates = []tls.Certificate{pair}
+	cfg, err := certs.Client(ca, cert, key)
+	if err != nil {
+		return err
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.TLSClientConfig = cfg

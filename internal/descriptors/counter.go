@@ -21,10 +21,10 @@ const (
 )
 
 // AppendKey appends the name of what is counted together within a domain: the keys and values of a
-// descriptor, the length of the window in seconds and the algorithm. r is what the entries have matched: under
-// share_threshold its patterns count in place of values; nil is a limit that the request brought along,
-// which counts what a Rule without share_threshold would. The number of a limit is not part of it, so
-// that a changed one keeps its counts.
+// descriptor, the length of the window in seconds and the algorithm. r is what the entries have matched:
+// under share_threshold its patterns count in place of values; nil is a limit that the request brought
+// along, which counts what a Rule without share_threshold would. The number of a limit is not part of it,
+// so that a changed one keeps its counts.
 //
 // No two different counters meet: each name is preceded by its length, and what is longer than some
 // 1 KiB is hashed by SHA-256.

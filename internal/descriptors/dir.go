@@ -24,8 +24,8 @@ const (
 // those to directories are not. What is no regular file is passed over.
 //
 // unchanged tells of files that need not be read, because they are as they were for the Set that Update
-// gets; nil = of none. A file that cannot be read has its own Err. An error means that nothing can be said about which files
-// there are, so that what is in force should stay.
+// gets; nil = of none. A file that cannot be read has its own Err. An error means that nothing can be said
+// about which files there are, so that what is in force should stay.
 func ReadDir(dir string, unchanged func(name string, info fs.FileInfo) bool) (map[string]File, error) {
 	r := dirReader{dir: dir, unchanged: unchanged, files: make(map[string]File)}
 	root := filepath.Clean(dir) + string(filepath.Separator) // also where dir itself is a symlink

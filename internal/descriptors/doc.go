@@ -20,8 +20,9 @@
 // What envoyproxy/ratelimit accepts is refused where it says something else than its author can have
 // meant: a key that comes twice, a valid key in the wrong place, a missing requests_per_unit, a second
 // document in one file, `*` only in the key of a node with share_threshold, values of metadata that JSON
-// has not, and !!binary. A `*` in a key is an ordinary letter. Three keys are ours: algorithm and per_seconds in rate_limit, all_or_nothing in the
-// file. The bounds are [MaxFile], [MaxDepth], [MaxNodes] and [MaxReplaces].
+// has not, and !!binary. A `*` in a key is an ordinary letter. Three keys are ours: algorithm and
+// per_seconds in rate_limit, all_or_nothing in the file. The bounds are [MaxFile], [MaxDepth], [MaxNodes],
+// [MaxMetadataDepth] and [MaxReplaces].
 //
 // The package counts nothing (package buckets does), keeps no state and logs nothing; only ReadDir
 // touches the disk.

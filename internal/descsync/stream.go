@@ -3,11 +3,8 @@ package descsync
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"log/slog"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -22,6 +19,8 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/tps-agent/ratelimitd/internal/certs"
 )
 
 // typeURL is that of the resources.
@@ -37,36 +36,16 @@ const (
 func (x *XDS) connect() (*grpc.ClientConn, error) {
 	creds := insecure.NewCredentials()
 	if x.cfg.TLS {
-		c, err := x.tls()
+		c, err := certs.Client(x.cfg.CA, x.cfg.Cert, x.cfg.Key)
 		if err != nil {
 			return nil, err
 		}
+		c.ServerName = x.cfg.ServerName
 		creds = credentials.NewTLS(c)
 	}
 	return grpc.NewClient(x.cfg.Server, grpc.WithTransportCredentials(creds), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxResponse)),
 		// A server takes no offence at a ping in five minutes, by the default of grpc-go.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 5*time.Minute + 10*time.Second, Timeout: 20 * time.Second}))
-}
-
-func (x *XDS) tls() (*tls.Config, error) {
-	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: x.cfg.ServerName}
-	if x.cfg.CA != "" {
-		body, err := os.ReadFile(x.cfg.CA)
-		if err != nil {
-			return nil, fmt.Errorf("reading the authority: %w", err)
-		}
-		if c.RootCAs = x509.NewCertPool(); !c.RootCAs.AppendCertsFromPEM(body) {
-			return nil, fmt.Errorf("reading the authority: %s holds no certificate", x.cfg.CA)
-		}
-	}
-	if x.cfg.Cert != "" {
-		pair, err := tls.LoadX509KeyPair(x.cfg.Cert, x.cfg.Key)
-		if err != nil {
-			return nil, fmt.Errorf("reading the certificate %s and key %s: %w", x.cfg.Cert, x.cfg.Key, err)
-		}
-		c.Certificates = []tls.Certificate{pair}
-	}
-	return c, nil
 }
 
 // stream asks for all resources, and puts in force what comes, until the stream ends.

@@ -277,7 +277,7 @@ func TestXDSOverTLS(t *testing.T) {
 	f.start()
 	eventually(t, "the authority is missed", func() bool { return strings.Contains(f.logged(), "reading the authority") })
 	write(t, string(serverCA.PEM), dir, "ca")
-	eventually(t, "the certificate is missed", func() bool { return strings.Contains(f.logged(), "reading the certificate") })
+	eventually(t, "the certificate is missed", func() bool { return strings.Contains(f.logged(), "reading the client certificate") })
 	stranger, strangerKey := serverCA.Pair(t, "stranger", time.Hour)
 	write(t, string(strangerKey), dir, "key")
 	write(t, string(stranger), dir, "cert")

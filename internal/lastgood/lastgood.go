@@ -80,10 +80,7 @@ func (f *File) Put(v any) {
 	f.mu.Lock()
 	f.waiting = v
 	f.mu.Unlock()
-	select {
-	case f.wake <- struct{}{}:
-	default:
-	}
+	f.notify()
 }
 
 // Run writes what is put until ctx ends, and what waits then once more. It returns nil.
@@ -101,12 +98,13 @@ func (f *File) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 		case <-time.After(saveAgain):
-			f.again()
+			f.notify()
 		}
 	}
 }
 
-func (f *File) again() {
+// notify has Run look at what waits.
+func (f *File) notify() {
 	select {
 	case f.wake <- struct{}{}:
 	default:

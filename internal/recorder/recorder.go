@@ -114,7 +114,8 @@ func (r *Recorder) Record(ts []traffic.Transaction) bool {
 }
 
 // Offer is [Recorder.Record] for transactions that can be offered again: where the log has no room for
-// all of them, none is taken, counted or lost. A *TooManyError says that it never will have, ErrBusy that it may.
+// all of them, none is taken, counted or lost. A *TooManyError says that it never will have, ErrBusy that
+// it may.
 func (r *Recorder) Offer(ts []traffic.Transaction) error {
 	if r.spool != nil {
 		if len(ts) > r.spool.MaxPending() {

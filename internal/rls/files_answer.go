@@ -140,10 +140,10 @@ func valid(s string) string { return strings.ToValidUTF8(s, string(utf8.RuneErro
 // mergeMetadata takes over what m does not say itself, in maps of maps too.
 func mergeMetadata(m, more map[string]any) {
 	for key, value := range more {
-		mine, both := m[key].(map[string]any)
-		theirs, maps2 := value.(map[string]any)
+		mine, is := m[key].(map[string]any)
+		theirs, are := value.(map[string]any)
 		switch _, has := m[key]; {
-		case both && maps2:
+		case is && are:
 			mine = maps.Clone(mine) // it may be a rule's own
 			mergeMetadata(mine, theirs)
 			m[key] = mine

@@ -345,8 +345,8 @@ func (r *Reader) passDamage(p place) {
 
 // Commit says that all records before p are dealt with. A position that the reader has passed changes
 // nothing, but for what was dropped since it was read, at Config.Max: what is committed of that is not
-// lost. A position after the last record of its run is taken for the end of that record. After an error the position holds for this life of the log, but a later one may begin
-// at an older one.
+// lost. A position after the last record of its run is taken for the end of that record. After an error
+// the position holds for this life of the log, but a later one may begin at an older one.
 func (r *Reader) Commit(p Position) error {
 	if !r.moveTo(&p) {
 		return nil
