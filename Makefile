@@ -74,13 +74,11 @@ bench/throughput: deps build ## ratelimitd beside a bare grpc-go server, same cl
 soak: deps ## the recorder at its bounds for SOAK (10m): memory stays flat, written + lost = received
 	go test -tags e2e -run '^TestSoak$$' -count 1 -timeout 0 ./bench/recorder -args -soak $(SOAK)
 
-# A target that is still making an input smaller when its time is over fails for that: so it tries ten
-# times, and not for a minute.
 fuzz: ## every fuzz target for FUZZTIME (20s)
 	@for file in $(FUZZ_FILES); do \
 	  for target in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*)\(.*/\1/p' $$file); do \
 	    echo "$$file $$target"; \
-	    go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./$$(dirname $$file); \
+	    .ci/fuzz ./$$(dirname $$file) $$target $(FUZZTIME); \
 	  done; \
 	done
 
