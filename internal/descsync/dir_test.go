@@ -93,9 +93,9 @@ func TestDirKeepsLastGood(t *testing.T) {
 	first.load()
 	first.await("a=1 b=1")
 	first.start()
-	write(t, "domain: a\ndescriptors: [", dir, "a.yaml")
+	replace(t, "domain: a\ndescriptors: [", dir, "a.yaml")
 	eventually(t, "the bad file is noticed", func() bool { return first.Ready() != nil })
-	write(t, file("b", 2), dir, "b.yaml")
+	replace(t, file("b", 2), dir, "b.yaml")
 	first.await("a=1 b=2")
 	if err := first.Loaded(); err != nil {
 		t.Errorf("not loaded: %v", err)

@@ -151,6 +151,14 @@ func write(tb testing.TB, body string, path ...string) {
 	}
 }
 
+// replace puts a file there in one step: nobody reads it half written, as write lets them.
+func replace(tb testing.TB, body string, path ...string) {
+	tb.Helper()
+	made := filepath.Join(tb.TempDir(), "made")
+	write(tb, body, made)
+	do(tb, os.Rename(made, filepath.Join(path...)))
+}
+
 func do(tb testing.TB, errs ...error) {
 	tb.Helper()
 	if err := errors.Join(errs...); err != nil {
