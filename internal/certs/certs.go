@@ -171,8 +171,8 @@ func (s *Store) look(ctx context.Context) {
 
 // reject keeps what is in force, and says why; the same reason only once.
 func (s *Store) reject(ctx context.Context, err error) {
-	was := s.fault.Swap(&fault{err})
-	if was != nil && was.err.Error() == err.Error() {
+	defer s.fault.Store(&fault{err}) // last: who waits for Ready finds the rest done
+	if was := s.fault.Load(); was != nil && was.err.Error() == err.Error() {
 		return
 	}
 	s.errors.Inc()
@@ -180,12 +180,12 @@ func (s *Store) reject(ctx context.Context, err error) {
 }
 
 func (s *Store) adopt(l *loaded) {
-	s.current.Store(l)
-	s.fault.Store(nil)
 	s.expiry.WithLabelValues("server").Set(float64(l.expires.Unix()))
 	if s.cfg.ClientCA != "" {
 		s.expiry.WithLabelValues("client_ca").Set(float64(l.caExpires.Unix()))
 	}
+	s.current.Store(l)
+	s.fault.Store(nil)
 }
 
 // files are the bytes of cert, key and client CA.

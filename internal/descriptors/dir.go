@@ -24,15 +24,22 @@ const (
 // those to directories are not. What is no regular file is passed over.
 //
 // unchanged tells of files that need not be read, because they are as they were for the Set that Update
-// gets; nil = of none. A file that cannot be read has its own Err. An error means that nothing can be said
-// about which files there are, so that what is in force should stay.
+// gets; nil = of none. It is asked again where the directory is read again, because another has taken its
+// name meanwhile. A file that cannot be read has its own Err. An error means that nothing can be said about
+// which files there are, so that what is in force should stay.
 func ReadDir(dir string, unchanged func(name string, info fs.FileInfo) bool) (map[string]File, error) {
-	r := dirReader{dir: dir, unchanged: unchanged, files: make(map[string]File)}
-	root := filepath.Clean(dir) + string(filepath.Separator) // also where dir itself is a symlink
-	if err := filepath.WalkDir(root, r.visit); err != nil {
-		return nil, fmt.Errorf("reading the directory %s: %w", dir, err)
+	const tries = 3
+	for range tries {
+		r := dirReader{dir: dir, unchanged: unchanged, files: make(map[string]File)}
+		replaced, err := r.walk()
+		if err != nil {
+			return nil, fmt.Errorf("reading the directory %s: %w", dir, err)
+		}
+		if !replaced {
+			return r.files, nil
+		}
 	}
-	return r.files, nil
+	return nil, fmt.Errorf("reading the directory %s: it was replaced %d times while it was read", dir, tries)
 }
 
 type dirReader struct {
@@ -42,13 +49,33 @@ type dirReader struct {
 	bytes     int64
 }
 
+// walk reads the files, and tells whether the name has come to mean another directory meanwhile: files of
+// the first then look as if they had been deleted.
+func (r *dirReader) walk() (replaced bool, err error) {
+	root := filepath.Clean(r.dir) + string(filepath.Separator) // also where dir itself is a symlink
+	before, err := os.Stat(root)
+	if err != nil {
+		return false, err
+	}
+	if err := filepath.WalkDir(root, r.visit); err != nil {
+		return false, err
+	}
+	after, err := os.Stat(root)
+	if err != nil {
+		return false, err
+	}
+	return !os.SameFile(before, after), nil
+}
+
 func (r *dirReader) visit(path string, entry fs.DirEntry, err error) error {
 	name, relErr := filepath.Rel(r.dir, path)
 	switch {
-	case err != nil:
-		return err
 	case relErr != nil:
 		return relErr
+	case errors.Is(err, fs.ErrNotExist) && name != ".": // a directory that vanished since its parent was read
+		return nil
+	case err != nil:
+		return err
 	case name == ".":
 		return nil
 	case strings.HasPrefix(entry.Name(), ".") && entry.IsDir():

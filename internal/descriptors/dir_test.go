@@ -1,8 +1,12 @@
 package descriptors
 
 import (
+	"fmt"
+	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -109,6 +113,56 @@ func TestReadDirThatIsNotThere(t *testing.T) {
 }
 
 // TestReadDirOfAFile is a setting that names a file.
+// A directory that is moved away while it is read has not lost its files, and one that takes its name is
+// read whole.
+func TestReadDirThatIsReplaced(t *testing.T) {
+	top := t.TempDir()
+	dir := filepath.Join(top, "dir")
+	fresh := func(name string) {
+		for _, file := range []string{"1", "2", "3"} {
+			write(t, filepath.Join(top, name), name+file, "")
+		}
+	}
+	rename := func(from, to string) {
+		t.Helper()
+		if err := os.Rename(filepath.Join(top, from), filepath.Join(top, to)); err != nil {
+			t.Error(err)
+		}
+	}
+	fresh("dir")
+	fresh("b")
+	calls := 0
+	files, err := ReadDir(dir, func(string, fs.FileInfo) bool {
+		if calls++; calls == 2 {
+			rename("dir", "old")
+			rename("b", "dir")
+		}
+		return true
+	})
+	if got := slices.Sorted(maps.Keys(files)); err != nil || !slices.Equal(got, []string{"b1", "b2", "b3"}) {
+		t.Errorf("files %v, error %v, want those of b", got, err)
+	}
+	files, err = ReadDir(dir, func(string, fs.FileInfo) bool {
+		rename("dir", "away")
+		return true
+	})
+	if err == nil || !strings.Contains(err.Error(), "reading the directory "+dir) || files != nil {
+		t.Errorf("files %v, error %v of a directory that was moved away", files, err)
+	}
+	fresh("dir")
+	n := 0
+	_, err = ReadDir(dir, func(string, fs.FileInfo) bool {
+		n++
+		fresh("next")
+		rename("dir", fmt.Sprintf("old%d", n))
+		rename("next", "dir")
+		return true
+	})
+	if err == nil || !strings.Contains(err.Error(), "was replaced 3 times while it was read") {
+		t.Errorf("error %v of a directory that is replaced all the time", err)
+	}
+}
+
 func TestReadDirOfAFile(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "shop.yaml", "a")

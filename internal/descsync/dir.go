@@ -132,22 +132,22 @@ func (s *Dir) look(ctx context.Context) {
 	}
 	prev := s.set
 	s.set = descriptors.Update(prev, files)
+	if before == nil || !s.set.Same(prev) {
+		s.cfg.Publish(s.set)
+		s.metrics.loaded(s.set)
+		s.report(ctx, time.Since(began))
+		s.keep(files)
+	}
 	if s.set.Loaded() == nil {
 		s.ready.Store(true)
 	}
-	s.state.Store(&state{set: s.set})
-	if before != nil && s.set.Same(prev) {
-		return
-	}
-	s.cfg.Publish(s.set)
-	s.metrics.loaded(s.set)
-	s.report(ctx, time.Since(began))
-	s.keep(files)
+	s.state.Store(&state{set: s.set}) // last: who waits for Ready finds the rest done
 }
 
 // read reads the files that are not for sure what they were, and tells whether there is any, or one more
-// or less.
+// or less, or whether this is the first time that they could be read.
 func (s *Dir) read() (files map[string]descriptors.File, changed bool, err error) {
+	changed = s.seen == nil
 	seen := make(map[string]stat, len(s.seen))
 	files, err = descriptors.ReadDir(s.cfg.Dir, func(name string, info fs.FileInfo) bool {
 		now := statOf(info)
@@ -161,26 +161,25 @@ func (s *Dir) read() (files map[string]descriptors.File, changed bool, err error
 	if err != nil {
 		return nil, false, err
 	}
-	for name, f := range files {
-		if f.Err != nil { // it is tried again, whatever it looks like
-			delete(seen, name)
-			changed = true
-		}
-	}
-	changed = changed || len(files) != len(s.seen)
+	maps.DeleteFunc(seen, func(name string, _ stat) bool {
+		f, found := files[name]
+		return !found || f.Err != nil // which is tried again, whatever it looks like
+	})
+	changed = changed || len(files) != len(seen) || len(files) != len(s.seen)
 	s.seen = seen
 	return files, changed, nil
 }
 
 // unreadable leaves in force what is.
 func (s *Dir) unreadable(ctx context.Context, err error) {
-	before := s.state.Swap(&state{set: s.set, fault: err})
-	if before == nil && s.set.Len() > 0 {
-		s.cfg.Publish(s.set)
-		s.metrics.loaded(s.set)
-	}
+	defer s.state.Store(&state{set: s.set, fault: err}) // last: who waits for Ready finds the rest done
+	before := s.state.Load()
 	if before == nil && s.set.Len() == 0 { // Load tells it
 		return
+	}
+	if before == nil {
+		s.cfg.Publish(s.set)
+		s.metrics.loaded(s.set)
 	}
 	if before == nil || before.fault == nil || before.fault.Error() != err.Error() {
 		s.metrics.errors.Inc()

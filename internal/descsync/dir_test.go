@@ -47,9 +47,7 @@ func TestDirFollows(t *testing.T) {
 		f.await(step.want)
 		t.Logf("%s: in force after %v", step.name, time.Since(began))
 	}
-	if err := f.Ready(); err != nil {
-		t.Error(err)
-	}
+	eventually(t, "ready", f.Ready)
 }
 
 // A ConfigMap of Kubernetes: links to files in a directory with dots, which is swapped by a link.
@@ -94,7 +92,7 @@ func TestDirKeepsLastGood(t *testing.T) {
 	first.await("a=1 b=1")
 	first.start()
 	replace(t, "domain: a\ndescriptors: [", dir, "a.yaml")
-	eventually(t, "the bad file is noticed", func() bool { return first.Ready() != nil })
+	eventually(t, "the bad file is noticed", not(first.Ready))
 	replace(t, file("b", 2), dir, "b.yaml")
 	first.await("a=1 b=2")
 	if err := first.Loaded(); err != nil {
@@ -152,13 +150,12 @@ func TestDirNeverLoaded(t *testing.T) {
 	f.start()
 	write(t, file("a", 1), dir, "a.yaml")
 	f.await("a=1")
-	if err := f.Loaded(); err != nil {
-		t.Error(err)
-	}
+	eventually(t, "loaded", f.Loaded)
 	write(t, "domain: b\nx: y", dir, "b.yaml")
 	f.await("a=1 b=")
-	if f.Loaded() != nil || f.Ready() == nil {
-		t.Errorf("a bad file that came later: loaded %v, ready %v", f.Loaded(), f.Ready())
+	eventually(t, "the bad file that came later is noticed", not(f.Ready))
+	if err := f.Loaded(); err != nil {
+		t.Errorf("for a bad file that came later it is not loaded: %v", err)
 	}
 }
 
@@ -177,7 +174,7 @@ func TestDirUnreadable(t *testing.T) {
 	first.await("a=1")
 	first.start()
 	do(t, os.Rename(dir, dir+".away"))
-	eventually(t, "the missing directory is noticed", func() bool { return first.Ready() != nil })
+	eventually(t, "the missing directory is noticed", not(first.Ready))
 	first.stop()
 	first.silent()
 
@@ -186,9 +183,19 @@ func TestDirUnreadable(t *testing.T) {
 	second.await("a=1")
 	second.start()
 	do(t, os.Rename(dir+".away", dir))
-	eventually(t, "the directory that is back is noticed", func() bool { return second.Ready() == nil })
+	eventually(t, "the directory that is back is noticed", second.Ready)
 	write(t, file("a", 2), dir, "a.yaml")
 	second.await("a=2")
+	second.stop()
+
+	do(t, os.RemoveAll(dir))
+	third := followDir(t, dir, dataDir)
+	third.load()
+	third.await("a=2")
+	third.start()
+	do(t, os.Mkdir(dir, 0o700))
+	third.await("")
+	eventually(t, "the directory that is back without files is noticed", third.Ready)
 }
 
 // What was kept of another directory is nobody's last good.
@@ -219,8 +226,8 @@ func TestDirStale(t *testing.T) {
 	stale := func(want string) {
 		t.Helper()
 		const name = "ratelimitd_descriptors_stale"
-		eventually(t, name+" "+want, func() bool {
-			return testutil.GatherAndCompare(f.registry, strings.NewReader(help(t, f.registry, name)+name+" "+want+"\n"), name) == nil
+		eventually(t, name+" "+want, func() error {
+			return testutil.GatherAndCompare(f.registry, strings.NewReader(help(t, f.registry, name)+name+" "+want+"\n"), name)
 		})
 	}
 	stale("0")

@@ -110,14 +110,29 @@ func (f *follower) silent() {
 	}
 }
 
-// eventually waits until ok.
-func eventually(tb testing.TB, what string, ok func() bool) {
+// eventually waits until check finds no fault.
+func eventually(tb testing.TB, what string, check func() error) {
 	tb.Helper()
-	for deadline := time.Now().Add(patience); !ok(); {
-		if time.Now().After(deadline) {
-			tb.Fatalf("not within %v: %s", patience, what)
+	testenv.Eventually(tb, patience, what, check)
+}
+
+// not waits for the fault.
+func not(check func() error) func() error {
+	return func() error {
+		if check() == nil {
+			return errors.New("no fault")
 		}
-		<-time.After(time.Millisecond)
+		return nil
+	}
+}
+
+// says waits for a text in the log.
+func (f *follower) says(text string) func() error {
+	return func() error {
+		if logged := f.logged(); !strings.Contains(logged, text) {
+			return fmt.Errorf("%q is not in the log:\n%s", text, logged)
+		}
+		return nil
 	}
 }
 

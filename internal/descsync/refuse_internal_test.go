@@ -11,6 +11,7 @@ import (
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	ratelimitv3 "github.com/envoyproxy/go-control-plane/ratelimit/config/ratelimit/v3"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/tps-agent/ratelimitd/internal/descriptors"
@@ -44,9 +45,23 @@ func TestRefusalsArePaced(t *testing.T) {
 		if took := time.Since(start); took != 10*refusedPause || published != 10 {
 			t.Errorf("10 more refusals and %d good responses took %v", published, took)
 		}
+		if got := testutil.ToFloat64(x.metrics.errors); got != 11 { // each is news after a good one
+			t.Errorf("%v errors are counted, want 11", got)
+		}
 		x.take(t.Context(), response(50, "k9"))
 		if published != 10 || x.version != "50" {
 			t.Errorf("the same resources under another version: published %d times, version %s", published, x.version)
+		}
+		for range 2 {
+			x.take(t.Context(), response(51, ""))
+		}
+		if got := testutil.ToFloat64(x.metrics.errors); got != 12 {
+			t.Errorf("%v errors are counted after the same bad response twice, want 12", got)
+		}
+		x.take(t.Context(), response(52, "k9")) // which changes nothing
+		x.take(t.Context(), response(53, ""))
+		if got := testutil.ToFloat64(x.metrics.errors); got != 13 {
+			t.Errorf("%v errors are counted, want 13", got)
 		}
 	})
 }

@@ -108,6 +108,7 @@ func (x *XDS) take(ctx context.Context, r *discoveryv3.DiscoveryResponse) *disco
 		answer.ErrorDetail = &rpcstatus.Status{Code: int32(codes.InvalidArgument), Message: detail(err)}
 	} else {
 		x.responses.WithLabelValues("ack").Inc()
+		x.refused = "" // the same fault is news from now on
 		x.fault.Store(nil)
 	}
 	answer.VersionInfo = x.version
@@ -117,12 +118,12 @@ func (x *XDS) take(ctx context.Context, r *discoveryv3.DiscoveryResponse) *disco
 // refuse says why a response is not in force, the same once. A server may send it again at once when it
 // learns of that, or the next bad one: so the answer waits where one was refused just before.
 func (x *XDS) refuse(ctx context.Context, version string, err error) {
-	x.failed(fmt.Errorf("version %q was refused, what was in force stays: %w", version, err))
 	if err.Error() != x.refused {
 		x.refused = err.Error()
 		x.metrics.errors.Inc()
 		x.log.ErrorContext(ctx, "a response of the xDS server was refused", slog.String("version", version), slog.Any("error", err))
 	}
+	x.failed(fmt.Errorf("version %q was refused, what was in force stays: %w", version, err))
 	since := time.Since(x.refusedAt)
 	if since < refusedPause {
 		select {
@@ -162,7 +163,6 @@ func (x *XDS) adopt(ctx context.Context, r *discoveryv3.DiscoveryResponse) error
 		return err
 	}
 	x.publish(set, r.GetVersionInfo(), bodies)
-	x.refused = ""
 	x.kept.Put(savedResources{Server: x.cfg.Server, Version: r.GetVersionInfo(), Resources: bodies})
 	x.log.InfoContext(ctx, "resources of the xDS server are in force", slog.Int("domains", set.Len()), slog.Int("limits", set.Rules()),
 		slog.String("version", r.GetVersionInfo()), slog.Duration("took", time.Since(began)))

@@ -179,11 +179,11 @@ func (x *XDS) follow(ctx context.Context) {
 		if time.Since(began) > mostPause {
 			pause, said = leastPause, ""
 		}
-		x.failed(err)
 		if err.Error() != said {
 			said = err.Error()
 			x.log.WarnContext(ctx, "the xDS server is away; what is in force stays", slog.Any("error", err))
 		}
+		x.failed(err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(pause/2 + rand.N(pause)): //nolint:gosec // no secret

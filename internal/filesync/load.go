@@ -115,9 +115,8 @@ func (s *Sync) document(c *content) (*document, error) {
 
 // reject keeps what is in force, and says why.
 func (s *Sync) reject(ctx context.Context, fault error) {
-	was := s.fault()
-	s.state.Store(&state{fault})
-	if was != nil && was.Error() == fault.Error() {
+	defer s.state.Store(&state{fault}) // last: who waits for Ready finds the rest done
+	if was := s.fault(); was != nil && was.Error() == fault.Error() {
 		return
 	}
 	s.loadErrors.Inc()
@@ -142,8 +141,8 @@ func (s *Sync) adopt(ctx context.Context, doc *document, c *content) error {
 	s.id, s.rows = id, t.Len()
 	s.current.Store(t)
 	s.stale.Set(0)
-	s.state.Store(&state{})
 	s.log.InfoContext(ctx, "the limits file is in force", slog.String("file", s.cfg.Path), slog.Int("limits", t.Len()), slog.Int64("snapshot_id", id))
+	s.state.Store(&state{})
 	return nil
 }
 
