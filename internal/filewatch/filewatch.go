@@ -17,6 +17,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"path/filepath"
 	"slices"
 	"time"
@@ -41,7 +42,7 @@ type Config struct {
 
 // Follow calls look once at the start, then whenever the files may have changed, until ctx ends.
 func Follow(ctx context.Context, cfg Config, log *slog.Logger, look func(context.Context)) {
-	w := &watch{dirs: directories(cfg.Paths), tree: cfg.Tree, log: log.With(slog.String("files", cfg.What))}
+	w := &watch{paths: cfg.Paths, tree: cfg.Tree, log: log.With(slog.String("files", cfg.What))}
 	var err error
 	if w.watcher, err = fsnotify.NewWatcher(); err != nil {
 		w.watcher = &fsnotify.Watcher{} // whose channels are nil and stay silent
@@ -61,51 +62,56 @@ func Follow(ctx context.Context, cfg Config, log *slog.Logger, look func(context
 }
 
 type watch struct {
-	dirs     []string
+	paths    []string
 	tree     string
 	watcher  *fsnotify.Watcher
 	notifies bool
 	log      *slog.Logger
 }
 
-func directories(paths []string) []string {
-	seen := make(map[string]bool, len(paths))
-	var dirs []string
-	for _, path := range paths {
-		if dir := filepath.Dir(path); !seen[dir] {
-			seen[dir] = true
-			dirs = append(dirs, dir)
-		}
-	}
-	return dirs
-}
-
 // add asks for notifications about the directories that have the names by now: they may have
 // been removed and made again, or mounted over.
 //
-// more = there are some in the tree that were not watched before: what happened in them was missed.
+// more = there are some that were not watched before: what happened in them was missed.
 func (w *watch) add() (more bool, err error) {
 	if !w.notifies {
 		return false, nil
 	}
+	var dirs []string
+	if w.tree != "" {
+		dirs = treeDirs(w.tree)
+	}
+	for _, path := range w.paths {
+		dirs = append(dirs, filepath.Dir(path))
+	}
+	dirs = resolved(dirs)
+	watched := w.watcher.WatchList()
 	var errs []error
-	for _, dir := range w.dirs {
-		errs = append(errs, w.watcher.Add(dir))
-	}
-	if w.tree == "" {
-		return false, errors.Join(errs...)
-	}
-	dirs, watched := treeDirs(w.tree), w.watcher.WatchList()
 	for _, dir := range dirs {
-		errs = append(errs, w.watcher.Add(dir))
-		more = more || !slices.Contains(watched, dir)
+		err := w.watcher.Add(dir)
+		errs = append(errs, err)
+		more = more || err == nil && !slices.Contains(watched, dir)
 	}
 	for _, dir := range watched {
-		if !slices.Contains(dirs, dir) && !slices.Contains(w.dirs, dir) {
+		if !slices.Contains(dirs, dir) {
 			_ = w.watcher.Remove(dir) // it may be gone
 		}
 	}
 	return more, errors.Join(errs...)
+}
+
+// resolved gives each directory one name, without symbolic links: under a second name the watcher does not
+// list it, and under one that comes to mean another it keeps the old one. What cannot be found keeps its
+// name.
+func resolved(dirs []string) []string {
+	names := make(map[string]bool, len(dirs))
+	for _, dir := range dirs {
+		if target, err := filepath.EvalSymlinks(dir); err == nil {
+			dir = target
+		}
+		names[dir] = true
+	}
+	return slices.Sorted(maps.Keys(names))
 }
 
 func (w *watch) follow(ctx context.Context, poll time.Duration, look func(context.Context)) {
@@ -113,6 +119,7 @@ func (w *watch) follow(ctx context.Context, poll time.Duration, look func(contex
 	defer ticker.Stop()
 	var settled, confirm <-chan time.Time
 	var latest time.Time
+	confirmed := false // the look that is due was asked for by confirm, and needs no other
 	for {
 		select {
 		case <-ctx.Done():
@@ -123,18 +130,22 @@ func (w *watch) follow(ctx context.Context, poll time.Duration, look func(contex
 			if settled == nil {
 				latest = time.Now().Add(settleMost)
 			}
-			settled = time.After(min(settle, time.Until(latest)))
+			settled, confirmed = time.After(min(settle, time.Until(latest))), false
 		case <-settled:
 			settled = nil
 			if w.tree != "" {
 				_, _ = w.add() // before the look, so that no change falls between
-				confirm = time.After(settleMost)
+				if !confirmed {
+					confirm = time.After(settleMost)
+				}
+				confirmed = false
 			}
 			look(ctx)
 		case <-confirm: // the watch of a directory that was moved away ends late, and with it that of its successor
 			confirm = nil
 			if more, _ := w.add(); more && settled == nil {
-				settled = time.After(settle)
+				latest = time.Now().Add(settleMost)
+				settled, confirmed = time.After(settle), true
 			}
 		case <-ticker.C:
 			_, _ = w.add()      // a fault was logged at the start, and the poll does without
