@@ -69,6 +69,28 @@ func within(patience time.Duration, f func()) {
 	}
 }
 
+// flushed runs a part that writes to the data directory when ctx ends, and goes on without it where that
+// takes longer than the recorder may.
+func (s *server) flushed(ctx context.Context, what string, run func(context.Context) error) error {
+	ended := make(chan error, 1)
+	go func() { ended <- run(ctx) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	sinks, spool := s.flushTimes()
+	timer := time.NewTimer(sinks + spool)
+	defer timer.Stop()
+	select {
+	case err := <-ended:
+		return err
+	case <-timer.C:
+		s.log.WarnContext(ctx, "the data directory hangs: it lacks what was to be written at the stop", slog.String("content", what))
+		return nil
+	}
+}
+
 // until returns what serve does, or nil when ctx ends first: a gRPC server returns no sooner than
 // the last of its handlers.
 func until(ctx context.Context, serve func() error) error {
