@@ -82,7 +82,7 @@ func New(cfg Config, clock limits.Clock, current *limits.Current) *Engine {
 // granted or refused, at most maxWait (negative = no bound of the caller's) and until shortly
 // before ctx's deadline.
 //
-// Errors: ErrNoTable, or ctx's own when the caller went away while the request was held.
+// Errors: ErrNoTable unless r is FromFiles, or ctx's own when the caller went away while the request was held.
 func (e *Engine) Do(ctx context.Context, r *Request, maxWait time.Duration, d *Decision) error {
 	if deadline, ok := ctx.Deadline(); ok {
 		maxWait = boundByDeadline(maxWait, time.Until(deadline))
@@ -114,7 +114,7 @@ func boundByDeadline(maxWait, left time.Duration) time.Duration {
 // decide answers r at nowNS. held = it waits in d.waiter, and d is not to be touched before
 // its turn came.
 func (e *Engine) decide(nowNS int64, r *Request, maxWaitNS int64, d *Decision) (held bool, err error) {
-	if e.current.Load() == nil {
+	if e.current.Load() == nil && !r.FromFiles {
 		return false, ErrNoTable
 	}
 	table := e.open(nowNS, r, d)

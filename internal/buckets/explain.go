@@ -35,11 +35,11 @@ type ExplainedLimit struct {
 	Decided       bool  // the answer names this limit
 }
 
-// Explain decides r as Do does, and charges nothing. Errors: ErrNoTable.
+// Explain decides r as Do does, and charges nothing. Errors: ErrNoTable unless r is FromFiles.
 func (e *Engine) Explain(r *Request) (Explanation, error) { return e.explain(e.clock.NowNS(), r) }
 
 func (e *Engine) explain(nowNS int64, r *Request) (Explanation, error) {
-	if e.current.Load() == nil {
+	if e.current.Load() == nil && !r.FromFiles {
 		return Explanation{}, ErrNoTable
 	}
 	var d Decision

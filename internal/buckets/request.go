@@ -41,6 +41,8 @@ type Request struct {
 	Domain      string
 	Descriptors []Descriptor
 
+	// FromFiles: a file names the limits of the domain, so that no rows need to be loaded.
+	FromFiles bool
 	// ChargeEach: Engine.ChargeEach decides it, which Explain has to know.
 	ChargeEach bool
 }

@@ -144,6 +144,18 @@ func TestNoTable(t *testing.T) {
 	if err := e.Do(t.Context(), ask(1, "gw", ""), 0, &Decision{}); !errors.Is(err, ErrNoTable) {
 		t.Errorf("Do without a table = %v, want %v", err, ErrNoTable)
 	}
+	limit := limits.Window(1, 60, limits.FixedWindow, false)
+	files := &Request{Domain: "d", FromFiles: true, Descriptors: []Descriptor{counted(1, "k", limit), {Hits: 1, MaxWaitMS: -1}}}
+	for i, want := range []Code{OK, OverLimit} {
+		x, err := e.Explain(files)
+		if err != nil || x.Code != want {
+			t.Errorf("%d: Explain of descriptor files without a table = %v, %v, want %v", i, x.Code, err, want)
+		}
+		var d Decision
+		if err := e.Do(t.Context(), files, 0, &d); err != nil || d.Code != want {
+			t.Errorf("%d: Do of descriptor files without a table = %v, %v, want %v", i, d.Code, err, want)
+		}
+	}
 }
 
 // TestSweepLongGatesOfWrittenOutNames: those that rows write out are looked at like all others.

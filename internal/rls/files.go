@@ -103,7 +103,7 @@ func (m *matched) release() {
 func (m *matched) match(r *Request, domain *fileDomain) {
 	m.domain, m.rules, m.keys = domain, m.rules[:0], m.keys[:0]
 	m.replacing.Reset()
-	r.ChargeEach = !domain.AllOrNothing()
+	r.FromFiles, r.ChargeEach = true, !domain.AllOrNothing()
 	for i := range r.Descriptors {
 		d := &r.Descriptors[i]
 		found := rule{override: d.OverrideWindowNS > 0}

@@ -40,7 +40,7 @@ type descriptorFields struct {
 // Internal error.
 func (r *Request) UnmarshalWire(b []byte) error {
 	r.buf = append(r.buf[:0], b...)
-	r.Domain, r.ChargeEach, r.hits, r.decodingIs = "", false, 0, nil
+	r.Domain, r.FromFiles, r.ChargeEach, r.hits, r.decodingIs = "", false, false, 0, nil
 	r.Descriptors, r.fields, r.entries = r.Descriptors[:0], r.fields[:0], r.entries[:0]
 	if err := wire.Fields(r.buf, r.field); err != nil {
 		r.decodingIs = fmt.Errorf("the bytes are no envoy.service.ratelimit.v3.RateLimitRequest: %w", err)
