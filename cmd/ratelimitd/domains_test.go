@@ -26,6 +26,7 @@ descriptors:
 - {key: ip, value: 10.*, share_threshold: true, rate_limit: {per_seconds: 30, requests_per_unit: 5}}
 - {key: gateway, rate_limit: {unlimited: true, replaces: [{name: "all of pay"}]}}
 - {key: gateway, value: internal}
+- {key: gateway, value: free, rate_limit: {unlimited: true, name: for all}}
 - {key: gateway, value: web, descriptors: [{key: user, rate_limit: {unit: second, requests_per_unit: 7, algorithm: sliding_window}}]}
 - {key: user, value: '', descriptors: [{key: gateway, value: web, rate_limit: {unit: second, requests_per_unit: 9}}]}
 - key: account
@@ -79,7 +80,7 @@ func TestConfigCheck(t *testing.T) {
 	dir := descriptorDir(t, map[string]string{"shop.yaml": shopFile, "b.yaml": "domain: b\nall_or_nothing: true\ndescriptors: [{key: \"a\\nb\"}]"})
 	want := `b.yaml: domain b, 0 limits, all_or_nothing
   "a\nb"
-shop.yaml: domain shop, 9 limits
+shop.yaml: domain shop, 10 limits
   gateway=pay: unit=SECOND requests_per_unit=50 name=all of pay
     endpoint=charge: unit=SECOND requests_per_unit=5 shadow_mode
     endpoint=refund
@@ -88,6 +89,7 @@ shop.yaml: domain shop, 9 limits
   ip=10.*: unit=30s requests_per_unit=5 share_threshold
   gateway: unlimited replaces=all of pay
   gateway=internal
+  gateway=free: unlimited name=for all
   gateway=web
     user: unit=SECOND requests_per_unit=7 algorithm=sliding_window
   user
@@ -119,9 +121,9 @@ func TestImport(t *testing.T) {
 		got := d.ratelimitd(t, "limits", "import", dir)
 		got.wants(t, 1, "", "")
 		for _, want := range []string{
-			"not imported: shop.yaml: shop.gateway_pay.user (unit=MINUTE requests_per_unit=5 algorithm=sliding_window): it does not count per second; `ratelimitd limits set --per-seconds 60 --algorithm fixed_window` makes a row of that window\n",
+			"not imported: shop.yaml: shop.gateway_pay.user (unit=MINUTE requests_per_unit=5 algorithm=sliding_window): it does not count per second; `ratelimitd limits set --per-seconds 60 --algorithm sliding_window` makes a row of that window\n",
 			"not imported: shop.yaml: shop.ip_10.* (unit=30s requests_per_unit=5 share_threshold): the entry ip=10.* is neither gateway nor endpoint, nor the only key each value of which has the limit\n",
-			"not imported: shop.yaml: shop.gateway (unlimited replaces=all of pay): it is unlimited: without a row there is no limit but TPS_DEFAULT_MAX_TPS\n",
+			"not imported: shop.yaml: shop.gateway (unlimited replaces=all of pay): rows replace nothing\n",
 			"not imported: shop.yaml: shop.account (unit=YEAR requests_per_unit=1 quota_mode metadata): it names no gateway (gateway)\n",
 			"not imported: shop.yaml: shop.user.gateway_web (unit=SECOND requests_per_unit=9): its row is that of another limit, which came before\n",
 		} {
@@ -140,14 +142,15 @@ func TestImport(t *testing.T) {
 		{"shop", "pay", "charge", "5", "1", "token_bucket", "0", "true", "true"},
 		{"shop", "pay", "refund", "user", "1", "1", "token_bucket", "0", "true", "false"},
 		{"shop", "internal", "1000", "1", "token_bucket", "0", "false", "false"},
+		{"shop", "free", "1000", "1", "token_bucket", "0", "false", "false", "for", "all"},
 		{"shop", "web", "user", "7", "1", "sliding_window", "0", "true", "false"},
 	} {
 		if !hasLine(rows.stdout, want) {
 			t.Errorf("rows\n%swant also %q", rows.stdout, want)
 		}
 	}
-	if n := lines(rows.stdout); n != 6 {
-		t.Errorf("%d lines, want a head and 5 rows:\n%s", n, rows.stdout)
+	if n := lines(rows.stdout); n != 7 {
+		t.Errorf("%d lines, want a head and 6 rows:\n%s", n, rows.stdout)
 	}
 
 	files := start(t, "TPS_CONFIG_DIR="+descriptorDir(t, map[string]string{"shop.yaml": shopFile}))

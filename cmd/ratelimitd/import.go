@@ -112,8 +112,8 @@ func pathText(path [][2]string) string {
 	return strings.Join(parts, ", ")
 }
 
-// row makes the row of one limit, or tells why there is none. A nil r is a node that limits nothing: a
-// disabled row, which matches all the same.
+// row makes the row of one limit, or tells why there is none. A nil r is a node that limits nothing, like
+// one that is unlimited: a disabled row, which matches all the same.
 func (f *importFlags) row(domain string, path [][2]string, r *descriptors.Rule) (l limits.Limit, reason string) {
 	k := limits.Key{Domain: domain}
 	for _, entry := range path {
@@ -139,7 +139,11 @@ func (f *importFlags) row(domain string, path [][2]string, r *descriptors.Rule) 
 		return l, reason
 	}
 	l = limits.Limit{Key: k, MaxTPS: limits.DefaultMaxTPS}
-	if r != nil {
+	switch {
+	case r == nil:
+	case r.Unlimited:
+		l.Note = r.Name
+	default:
 		l = limits.Limit{Key: k, MaxTPS: int64(r.RequestsPerUnit), Enabled: true, Shadow: r.Shadow, Note: r.Name, Algorithm: r.Algorithm}
 		if r.Algorithm == limits.FixedWindow { // which the file does not ask for
 			l.Algorithm = limits.TokenBucket
@@ -156,10 +160,8 @@ func untranslatable(r *descriptors.Rule) string {
 	switch {
 	case r == nil:
 		return ""
-	case r.Unlimited:
-		return "it is unlimited: without a row there is no limit but TPS_DEFAULT_MAX_TPS"
-	case r.Seconds != 1:
-		return fmt.Sprintf("it does not count per second; `ratelimitd limits set --per-seconds %d --algorithm fixed_window` makes a row of that window", r.Seconds)
+	case r.Seconds != 1 && !r.Unlimited:
+		return fmt.Sprintf("it does not count per second; `ratelimitd limits set --per-seconds %d --algorithm %s` makes a row of that window", r.Seconds, r.Algorithm)
 	case r.Quota:
 		return "rows have no quota_mode"
 	case r.Shares():

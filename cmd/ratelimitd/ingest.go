@@ -185,8 +185,13 @@ func (g *ingestion) send(ctx context.Context, b *lineBatch) (client.Taken, error
 	}
 	ctx, cancel := context.WithTimeout(ctx, g.patience)
 	defer cancel()
+	var last error // why the server did not take it when it was asked before
 	for pause := firstIngestPause; ; pause = min(2*pause, longestIngestPause) {
 		taken, err := g.try(ctx, b)
+		if last != nil && ctx.Err() != nil && errors.Is(err, context.DeadlineExceeded) { // which says less
+			return taken, last
+		}
+		last = err
 		temporary, ok := errors.AsType[*client.TemporaryError](err)
 		if !ok {
 			return taken, err

@@ -222,8 +222,19 @@ func TestIngestGivesUp(t *testing.T) {
 	path := fileOf(t, "access.log", ingestLines(0, 10))
 	away := newTakerAPI(t, func(int) error { return errors.New("no database") })
 	refuses := newTakerAPI(t, func(int) error { return &traffic.RefusedError{Err: errors.New("no such rows")} })
+	answered := false
+	hangs := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // once it has answered
+		if !answered {
+			answered = true
+			away.ServeHTTP(w, r)
+			return
+		}
+		_, _ = io.Copy(io.Discard, r.Body) // else nobody notices that the client leaves
+		<-r.Context().Done()
+	})
 	for server, want := range map[string]string{
 		"127.0.0.1:1":                    "connection refused",
+		serve(t, hangs):                  "the server answered 503 Service Unavailable: no database",
 		serve(t, away):                   "the server answered 503 Service Unavailable: no database",
 		serve(t, refuses):                "the server answered 422 Unprocessable Entity: no such rows",
 		serve(t, http.NotFoundHandler()): "has no POST /api/v1/transactions",

@@ -144,7 +144,7 @@ func TestNoTable(t *testing.T) {
 	if err := e.Do(t.Context(), ask(1, "gw", ""), 0, &Decision{}); !errors.Is(err, ErrNoTable) {
 		t.Errorf("Do without a table = %v, want %v", err, ErrNoTable)
 	}
-	limit := limits.Window(1, 60, limits.FixedWindow, false)
+	limit := limits.Window(1, 60, limits.TokenBucket, false)
 	files := &Request{Domain: "d", FromFiles: true, Descriptors: []Descriptor{counted(1, "k", limit), {Hits: 1, MaxWaitMS: -1}}}
 	for i, want := range []Code{OK, OverLimit} {
 		x, err := e.Explain(files)
