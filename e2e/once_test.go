@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -75,18 +76,18 @@ func (d *daemon) awaitStored(tb testing.TB) {
 	})
 }
 
-// newSmallDisk is a daemon whose data directory is a disk of 16 MiB: it runs in a mount namespace of
-// its own.
-func newSmallDisk(t *testing.T, env ...string) *daemon {
+// newSmallDisk is a daemon whose data directory dir is a disk of 16 MiB: it runs in a mount namespace of
+// its own, after a command of the shell.
+func newSmallDisk(t *testing.T, before string, env ...string) (d *daemon, dir string) {
 	t.Helper()
-	d := newDaemon(t, env...)
-	dir := filepath.Join(t.TempDir(), "data")
+	d = newDaemon(t, env...)
+	dir = filepath.Join(t.TempDir(), "data")
 	if err := os.Mkdir(dir, 0o750); err != nil {
 		t.Fatal(err)
 	}
 	d.env = append(d.env, "TPS_DATA_DIR="+dir)
-	d.wrap = []string{"unshare", "--map-root-user", "--mount", "sh", "-c", `mount -t tmpfs -o size=16m tmpfs "$TPS_DATA_DIR" && exec "$@"`, "sh"}
-	return d
+	d.wrap = []string{"unshare", "--map-root-user", "--mount", "sh", "-c", `mount -t tmpfs -o size=16m tmpfs "$TPS_DATA_DIR" && ` + before + ` && exec "$@"`, "sh"}
+	return d, dir
 }
 
 // With a full disk everything is served and counted: what is lost and what is written is what was received.
@@ -94,7 +95,7 @@ func TestFullDisk(t *testing.T) {
 	t.Parallel()
 	postgres := testenv.NewPostgres(t)
 	database := postgres.Database(t)
-	d := newSmallDisk(t, "TPS_DATABASE_URL="+database, "TPS_BATCH_SIZE=1000", "TPS_STREAM_MAX_AGE=0")
+	d, _ := newSmallDisk(t, "true", "TPS_DATABASE_URL="+database, "TPS_BATCH_SIZE=1000", "TPS_STREAM_MAX_AGE=0")
 	d.start(t)
 	postgres.Kill()
 	const entries = 600_000 // of some 40 bytes in the log
@@ -121,5 +122,38 @@ func TestFullDisk(t *testing.T) {
 	again.assertStoredOnce(t, conn)
 	if now := d.metric(t, "ratelimitd_spool_lost_total"); now != lost {
 		t.Errorf("%g more transactions were lost when the disk had room again", now-lost)
+	}
+}
+
+// A disk that is full at the start does not keep limits from being served; what comes once it has room is
+// stored.
+func TestStartOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	database := testenv.NewPostgres(t).Database(t)
+	pid := filepath.Join(t.TempDir(), "pid")
+	d, dir := newSmallDisk(t, `! cat /dev/zero >"$TPS_DATA_DIR/full" && echo $$ >`+pid, "TPS_DATABASE_URL="+database, "TPS_BATCH_SIZE=1000", "TPS_STREAM_MAX_AGE=0")
+	d.start(t) // and is ready
+	lost := startNumbered(t, d.grpcAddr, "lost", 1000)
+	lost.running.Wait()
+	testenv.Eventually(t, time.Minute, "counting what is lost", func() error {
+		if got := d.metric(t, "ratelimitd_spool_lost_total"); got != 1000 {
+			return fmt.Errorf("%g transactions are lost, want 1000", got)
+		}
+		return nil
+	})
+	process, err := os.ReadFile(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := filepath.Join("/proc", strings.TrimSpace(string(process)), "root", dir)
+	if err := os.Remove(filepath.Join(data, "full")); err != nil {
+		t.Fatal(err)
+	}
+	again := startNumbered(t, d.grpcAddr, "again", 5000)
+	again.running.Wait()
+	d.awaitStored(t)
+	again.assertStoredOnce(t, testenv.Connect(t, database))
+	if got := d.metric(t, "ratelimitd_spool_lost_total"); got != 1000 {
+		t.Errorf("%g transactions are lost, want still 1000", got)
 	}
 }

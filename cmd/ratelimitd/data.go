@@ -3,21 +3,29 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 
 	"github.com/gofrs/flock"
 
+	"github.com/tps-agent/ratelimitd/internal/spool"
 	"github.com/tps-agent/ratelimitd/internal/usage"
 )
 
 // lockEarly locks the data directory where something will be kept there for sure: the last good limits,
-// the log of transactions.
+// the log of transactions. A disk that takes nothing does not keep limits from being served: whoever
+// writes locks it later.
 func (s *server) lockEarly() error {
 	if s.cfg.database == "" && !s.cfg.recorder.kept() {
 		return nil
 	}
-	return s.lockDataDir()
+	err := s.lockDataDir()
+	if spool.DiskFault(err) {
+		s.log.Error("the data directory cannot be written: nothing is kept for the next start until it can", slog.Any("error", err))
+		return nil
+	}
+	return err
 }
 
 // lockDataDir makes the data directory and keeps other processes out of it.

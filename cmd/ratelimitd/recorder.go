@@ -79,7 +79,7 @@ func (s *server) openSpool(sinks []recorder.NamedSink) (*spool.Log, error) {
 		return nil, nil //nolint:nilnil // no log is not a fault
 	}
 	_, spoolTime := s.flushTimes()
-	c := spool.Config{Dir: filepath.Join(s.cfg.dataDir, "spool"), Max: s.cfg.recorder.spoolMax, MaxPending: s.cfg.recorder.maxQueue, StopTime: spoolTime}
+	c := spool.Config{Dir: filepath.Join(s.cfg.dataDir, "spool"), Prepare: s.lockDataDir, Max: s.cfg.recorder.spoolMax, MaxPending: s.cfg.recorder.maxQueue, StopTime: spoolTime}
 	for _, sink := range sinks {
 		c.Readers = append(c.Readers, sink.Name)
 	}

@@ -3,6 +3,8 @@ package spool
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -22,7 +24,10 @@ const (
 // Config of a Log.
 type Config struct {
 	Dir string // of its own; made if it is missing
-	Max int64  // bytes of all segments; a frame that is larger is lost
+	// Prepare is called before a segment is made, so that what the directory needs is there also where the
+	// disk took nothing at Open; nil = nothing is to be done.
+	Prepare func() error
+	Max     int64 // bytes of all segments; a frame that is larger is lost
 
 	// SegmentSize is the number of bytes at which a segment ends; 0 = a sixteenth of the smaller of
 	// Max and the size of the file system, but at least 1 MiB and at most 64 MiB.
@@ -64,7 +69,7 @@ func isReaderName(name string) bool {
 	return name != "" && len(name) <= 64 && name != allReaders && strings.Trim(name, letters) == ""
 }
 
-// complete puts the defaults where nothing is said. The directory is there.
+// complete puts the defaults where nothing is said.
 func (c *Config) complete() {
 	if c.SyncEvery == 0 {
 		c.SyncEvery = defaultSyncEvery
@@ -78,13 +83,17 @@ func (c *Config) complete() {
 	c.SegmentSize = min(c.SegmentSize, c.Max)
 }
 
-// fileSystemSize returns the bytes of the file system of dir, more than there can be if it does not
-// tell.
+// fileSystemSize returns the bytes of the file system of dir, or of where it is to be made, more than
+// there can be if it does not tell.
 func fileSystemSize(dir string) int64 {
 	const unknown = 1 << 62
 	var s syscall.Statfs_t
-	if err := syscall.Statfs(dir, &s); err != nil {
-		return unknown
+	for err := syscall.Statfs(dir, &s); err != nil; err = syscall.Statfs(dir, &s) {
+		parent := filepath.Dir(dir)
+		if parent == dir || !errors.Is(err, fs.ErrNotExist) {
+			return unknown
+		}
+		dir = parent
 	}
 	size := float64(s.Blocks) * float64(s.Bsize) // the types differ between systems
 	if size < 1 || size > unknown {

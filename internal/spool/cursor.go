@@ -33,22 +33,34 @@ type cursor struct {
 }
 
 // openCursor reads the position of a reader, the zero Position where it has none. It makes the file,
-// or makes it as long as it has to be.
+// or makes it as long as it has to be. After an error that is a DiskFault the rest is good all the same.
 func openCursor(dir, reader string) (*cursor, Position, error) {
 	c := &cursor{path: filepath.Join(dir, reader+cursorEnd)}
+	body := make([]byte, 2*slotSize)
+	err := c.open(body)
+	if DiskFault(err) {
+		if f, openErr := os.Open(c.path); openErr == nil { // the disk may still be read
+			_, _ = f.ReadAt(body, 0)
+			_ = f.Close()
+		}
+	}
+	return c, c.newest(body), err
+}
+
+// open reads the slots, and makes them where there are none.
+func (c *cursor) open(body []byte) error {
 	f, err := os.OpenFile(c.path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, Position{}, fmt.Errorf("opening the cursor of a reader: %w", err)
+		return fmt.Errorf("opening the cursor of a reader: %w", err)
 	}
-	body := make([]byte, 2*slotSize)
 	n, err := f.ReadAt(body, 0)
 	if errors.Is(err, io.EOF) {
 		_, err = f.WriteAt(body[n:], int64(n))
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
-		return nil, Position{}, fmt.Errorf("making the cursor %s: %w", c.path, err)
+		return fmt.Errorf("making the cursor %s: %w", c.path, err)
 	}
-	return c, c.newest(body), nil
+	return nil
 }
 
 // newest notes which slot of the file is the newest, and returns what it says.

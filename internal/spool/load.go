@@ -18,8 +18,8 @@ const maxBad = 3
 
 // load finds the segments and cursors of earlier runs and names the new one.
 func (l *Log) load() error {
-	entries, err := os.ReadDir(l.cfg.Dir) // sorted by name, and so by age
-	if err != nil {
+	entries, err := os.ReadDir(l.cfg.Dir)              // sorted by name, and so by age
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // the directory could not be made: see Open
 		return fmt.Errorf("reading the directory of the spool: %w", err)
 	}
 	for _, e := range entries {
@@ -47,7 +47,7 @@ func (l *Log) adopt(e fs.DirEntry) error {
 		return nil
 	}
 	if reader, ok := strings.CutSuffix(e.Name(), cursorEnd); ok && isReaderName(reader) && l.Reader(reader) == nil {
-		if err := os.Remove(filepath.Join(l.cfg.Dir, e.Name())); err != nil {
+		if err := os.Remove(filepath.Join(l.cfg.Dir, e.Name())); err != nil && !DiskFault(err) {
 			return fmt.Errorf("removing the cursor of a reader that is none any more: %w", err)
 		}
 		return nil
@@ -161,7 +161,8 @@ func (l *Log) scan(s *segment) {
 func (l *Log) loadCursors() (newest string, err error) {
 	for _, r := range l.readers {
 		var p Position
-		if r.cursor, p, err = openCursor(l.cfg.Dir, r.name); err != nil {
+		r.cursor, p, err = openCursor(l.cfg.Dir, r.name)
+		if err != nil && !l.tolerates(err) && !errors.Is(err, fs.ErrNotExist) { // the directory could not be made
 			return "", err
 		}
 		newest = max(newest, p.Run)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -51,14 +52,11 @@ type disk struct {
 
 // Open reads what is in the directory and begins a run. Nothing is written until Run. A segment
 // whose head is bad is renamed, so that it is not looked at again; damage after that shows when it is
-// read. Errors: a bad Config, a directory that cannot be read, and a cursor that cannot be made or
-// written.
+// read. Errors: a bad Config, a directory that cannot be read, and a directory or cursor that cannot be
+// made, but for a [DiskFault]: then records are lost and counted until the disk takes them.
 func Open(cfg Config, reg prometheus.Registerer, log *slog.Logger) (*Log, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("configuring the spool: %w", err)
-	}
-	if err := os.MkdirAll(cfg.Dir, 0o750); err != nil {
-		return nil, fmt.Errorf("making the directory of the spool: %w", err)
 	}
 	cfg.complete()
 	l := &Log{
@@ -72,10 +70,35 @@ func Open(cfg Config, reg prometheus.Registerer, log *slog.Logger) (*Log, error)
 	if l.metrics, err = newMetrics(reg, l.size, l.readers); err != nil {
 		return nil, err
 	}
+	if err := l.makeDir(); err != nil && !l.tolerates(err) {
+		return nil, err
+	}
 	if err := l.load(); err != nil {
 		return nil, err
 	}
 	return l, nil
+}
+
+// DiskFault tells whether err says that a disk takes nothing at this time: it is full, read-only or
+// broken. Whatever is wrong with a path will be so at the next try, too, and is none.
+func DiskFault(err error) bool {
+	return isFull(err) || errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.EIO)
+}
+
+// tolerates logs a fault of the disk, and tells whether err is one.
+func (l *Log) tolerates(err error) bool {
+	if !DiskFault(err) {
+		return false
+	}
+	l.rarely.warn("the disk of the spool takes nothing: records are lost until it does", slog.Any("error", err))
+	return true
+}
+
+func (l *Log) makeDir() error {
+	if err := os.MkdirAll(l.cfg.Dir, 0o750); err != nil {
+		return fmt.Errorf("making the directory of the spool: %w", err)
+	}
+	return nil
 }
 
 // Append takes a frame of n records, which it copies; it never waits for the disk. It returns false

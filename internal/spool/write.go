@@ -283,6 +283,14 @@ func (l *Log) takeOldest() (s *segment, lost int64) {
 
 // begin makes a segment and its file.
 func (l *Log) begin() (*segment, error) {
+	if l.cfg.Prepare != nil {
+		if err := l.cfg.Prepare(); err != nil {
+			return nil, err
+		}
+	}
+	if err := l.makeDir(); err != nil { // it was there at Open, unless the disk took nothing
+		return nil, err
+	}
 	s := newSegment(l.cfg.Dir, l.run, l.offset)
 	file, err := os.OpenFile(s.path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
