@@ -65,7 +65,7 @@ func (r *Recorder) Receive(ctx context.Context, b traffic.Batch) (fresh int, err
 		fresh = max(fresh, stored.fresh) // a sink may have had it before another one failed
 	}
 	r.metrics.repeated.Add(float64(len(b.Transactions) - fresh))
-	r.count(b.Transactions[len(b.Transactions)-fresh:])
+	r.count(b.Transactions[len(b.Transactions)-fresh:], r.windows.AddTold)
 	return fresh, nil
 }
 

@@ -102,7 +102,7 @@ func (r *Recorder) Record(ts []traffic.Transaction) bool {
 	if len(ts) == 0 {
 		return true
 	}
-	r.count(ts)
+	r.count(ts, r.windows.Add)
 	if r.spool == nil {
 		return true
 	}
@@ -129,7 +129,7 @@ func (r *Recorder) Offer(ts []traffic.Transaction) error {
 			return ErrBusy
 		}
 	}
-	r.count(ts)
+	r.count(ts, r.windows.AddTold)
 	return nil
 }
 
@@ -166,12 +166,12 @@ func (r *Recorder) append(ts []traffic.Transaction) bool {
 	return kept
 }
 
-// count brings transactions into everything that is counted in memory.
-func (r *Recorder) count(ts []traffic.Transaction) {
+// count brings transactions into everything that is counted in memory, into the windows by add.
+func (r *Recorder) count(ts []traffic.Transaction, add func(time.Time, *traffic.Transaction, rollup.Key)) {
 	r.metrics.received.Add(float64(len(ts)))
 	now := time.Now()
 	for i := range ts {
-		r.windows.Add(now, &ts[i], r.figures.add(&ts[i]))
+		add(now, &ts[i], r.figures.add(&ts[i]))
 	}
 }
 

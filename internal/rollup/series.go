@@ -23,6 +23,7 @@ type series struct {
 
 	mu      sync.Mutex
 	newest  uint32 // the second of the last transaction
+	late    tally  // of the second of the last one that came too late for the seconds
 	seconds *[ringSeconds / chunkSlots]*chunk
 	minutes *[ringMinutes / chunkSlots]*chunk
 }
@@ -55,6 +56,23 @@ func (s *series) add(second uint32, t *traffic.Transaction) {
 	sec.add(t, bucket)
 	minute := s.minuteLocked(second / 60)
 	minute.add(t, bucket)
+	minute.peak = max(minute.peak, sec.requests)
+}
+
+// addLate is add for a second that is over, within the last hour.
+func (s *series) addLate(now, second uint32, t *traffic.Transaction) {
+	bucket := BucketOf(t.Duration)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.newest = max(s.newest, second)
+	minute := s.minuteLocked(second / 60)
+	minute.add(t, bucket)
+	if second+keepSeconds < now {
+		minute.peak = max(minute.peak, s.late.count(second))
+		return
+	}
+	sec := s.secondLocked(second)
+	sec.add(t, bucket)
 	minute.peak = max(minute.peak, sec.requests)
 }
 
@@ -152,6 +170,7 @@ func (c *slot) add(t *traffic.Transaction, bucket uint8) {
 type load struct {
 	mu      sync.Mutex
 	newest  uint32
+	late    tally // as that of a series
 	seconds *[ringSeconds]tally
 	minutes *[ringMinutes]tally
 }
@@ -162,16 +181,34 @@ type tally struct{ at, n uint32 }
 func (l *load) add(second uint32) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.newest = second
+	l.countLocked(second)
+}
+
+func (l *load) addLate(now, second uint32) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.newest = max(l.newest, second)
+	if second+keepSeconds < now {
+		l.minuteLocked(second/60, l.late.count(second))
+		return
+	}
+	l.countLocked(second)
+}
+
+func (l *load) countLocked(second uint32) {
 	if l.seconds == nil {
 		l.seconds = &[ringSeconds]tally{}
 	}
+	l.minuteLocked(second/60, l.seconds[second%ringSeconds].count(second))
+}
+
+// minuteLocked notes that a second of a minute has had n requests.
+func (l *load) minuteLocked(minute, n uint32) {
 	if l.minutes == nil {
 		l.minutes = &[ringMinutes]tally{}
 	}
-	l.newest = second
-	sec, minute := &l.seconds[second%ringSeconds], &l.minutes[second/60%ringMinutes]
-	sec.raise(second, sec.of(second)+1)
-	minute.raise(second/60, sec.n)
+	l.minutes[minute%ringMinutes].raise(minute, n)
 }
 
 // of returns the number of that time, 0 where the tally is another one's.
@@ -179,6 +216,12 @@ func (t *tally) of(at uint32) uint32 {
 	if t.at != at {
 		return 0
 	}
+	return t.n
+}
+
+// count counts one more of that time, and returns how many there are.
+func (t *tally) count(at uint32) uint32 {
+	*t = tally{at, t.of(at) + 1}
 	return t.n
 }
 

@@ -23,7 +23,8 @@ const (
 //
 // A transaction counts when it is received, not at its At: Envoy sends its entries in batches, about
 // a second late. By their At they would fall into seconds that were shown before, and the newest
-// second would always look empty. The clock may go back by up to 3 s without loss.
+// second would always look empty. Only what is told long after it happened, as from a file, counts at
+// its At ([Windows.AddTold]). The clock may go back by up to 3 s without loss.
 //
 // What is not used costs nothing: slots are made when they are needed, and given back within about
 // a minute after they have left their ring; what has been idle for an hour keeps no slots at all.
@@ -43,6 +44,32 @@ func (w *Windows) Add(now time.Time, t *traffic.Transaction, key Key) {
 	s := w.find(key)
 	s.add(second, t)
 	s.load.add(second)
+	w.sweepAt(second)
+}
+
+// LateAfter is how long after its At a transaction may come and still count as one of now.
+const LateAfter = 10 * time.Second
+
+// AddTold is [Windows.Add] for one that somebody tells of, maybe long after it happened: what comes later
+// than LateAfter counts at its At, and in no window where that is more than MaxWindow ago. The PeakTPS of
+// what comes more than two minutes late, and not in order, may be too low.
+func (w *Windows) AddTold(now time.Time, t *traffic.Transaction, key Key) {
+	late := now.Sub(t.At)
+	switch {
+	case late <= LateAfter:
+		w.Add(now, t, key)
+		return
+	case late > MaxWindow:
+		return
+	}
+	second, at := secondOf(now), secondOf(t.At)
+	s := w.find(key)
+	s.addLate(second, at, t)
+	s.load.addLate(second, at)
+	w.sweepAt(second)
+}
+
+func (w *Windows) sweepAt(second uint32) {
 	if minute := int64(second / 60); minute > w.minute.Load() {
 		w.sweep(minute)
 	}

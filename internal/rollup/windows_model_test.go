@@ -123,6 +123,18 @@ func TestWindowsAnswerAsAModel(t *testing.T) {
 					add(tr)
 				}
 			},
+			"be told of what is over": func(t *rapid.T) {
+				late := anyTime(t, 2*time.Minute)
+				for _, tr := range rapid.SliceOfN(anyTransaction(), 1, 5).Draw(t, "transactions") {
+					tr.At = now.Add(-late)
+					r := received{now.Unix(), tr}
+					if late > LateAfter {
+						r.second = tr.At.Unix()
+					}
+					w.AddTold(now, &tr, r.key())
+					m = append(m, r)
+				}
+			},
 			"go on for a while": func(t *rapid.T) { // so that slots are used again
 				tr := anyTransaction().Draw(t, "transaction")
 				for range rapid.IntRange(1, 130).Draw(t, "seconds") {

@@ -273,3 +273,35 @@ func BenchmarkWindowsSnapshot(b *testing.B) {
 		})
 	}
 }
+
+// What is read from a file counts in the minute in which it was, with the peak of its seconds; what is
+// older than the longest window, in none.
+func TestWindowsOfAFile(t *testing.T) {
+	w, key := NewWindows(NewNames(10)), Key{"d", "g", "e"}
+	var times []time.Time
+	for at := noon.Add(-2 * time.Hour); at.Before(noon.Add(-LateAfter)); at = at.Add(time.Second) { // a second of three, one of one, and so on
+		for range 1 + 2*(at.Second()%2) {
+			times = append(times, at)
+			tr := one()
+			tr.At = at
+			w.AddTold(noon, tr, key)
+		}
+	}
+	for _, window := range []time.Duration{time.Minute, 30 * time.Minute, time.Hour} {
+		snap, err := w.Snapshot(noon, window)
+		if err != nil || len(snap.Keys) != 1 || len(snap.Gateways) != 1 {
+			t.Fatalf("%v: %+v, %v", window, snap, err)
+		}
+		var want int64
+		for _, at := range times {
+			if !at.Before(snap.From) {
+				want++
+			}
+		}
+		for _, st := range []Stats{snap.Keys[0], snap.Gateways[0]} {
+			if st.Requests != want || want == 0 || st.PeakTPS != 3 || st.TPS != 0 {
+				t.Errorf("%v: %d requests, at most %d a second, now %d, want %d, 3 and 0", window, st.Requests, st.PeakTPS, st.TPS, want)
+			}
+		}
+	}
+}
