@@ -45,13 +45,13 @@ func printTree(w io.Writer, src descriptors.Source) {
 		how = ", all_or_nothing"
 	}
 	fmt.Fprintf(w, "%s: domain %s, %d limits%s\n", src.Name, shown(src.Domain.Name()), len(src.Domain.Rules()), how)
-	src.Domain.Walk(func(depth int, key, value string, _ bool, r *descriptors.Rule) {
-		line := strings.Repeat("  ", depth+1) + shown(key)
-		if value != "" {
-			line += "=" + shown(value)
+	src.Domain.Walk(func(n descriptors.Node) {
+		line := strings.Repeat("  ", n.Depth+1) + shown(n.Key)
+		if n.Value != "" {
+			line += "=" + shown(n.Value)
 		}
-		if r != nil {
-			line += ": " + ruleText(r)
+		if words := nodeWords(&n); len(words) > 0 {
+			line += ": " + strings.Join(words, " ")
 		}
 		fmt.Fprintln(w, line)
 	})

@@ -32,7 +32,7 @@ func (s *server) rlconfig(w http.ResponseWriter, _ *http.Request) {
 	}
 	fmt.Fprintf(w, "snapshot %d: %d limits\n", t.ID(), t.Len())
 	for _, l := range t.Sorted() {
-		fmt.Fprintf(w, "%q %s: max_tps=%d burst=%d max_wait_ms=%d enabled=%t shadow=%t\n",
-			l.Domain, l.Name(), l.MaxTPS, l.Capacity(), l.MaxWaitMS, l.Enabled, l.Shadow)
+		fmt.Fprintf(w, "%q %s: max_tps=%d per_seconds=%d algorithm=%s burst=%d max_wait_ms=%d enabled=%t shadow=%t\n",
+			l.Domain, l.Name(), l.MaxTPS, l.Seconds(), l.Algorithm, l.Capacity(), l.MaxWaitMS, l.Enabled, l.Shadow)
 	}
 }

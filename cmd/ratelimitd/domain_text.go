@@ -3,48 +3,88 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/tps-agent/ratelimitd/internal/descriptors"
 	"github.com/tps-agent/ratelimitd/internal/limits"
 )
 
-// writeDomain writes every limit of a domain of descriptor files, one a line: the name, as
-// envoyproxy/ratelimit shows it, and all that is said of it.
+// writeDomain writes every limit of a domain of descriptor files, one a line, which begins as that of
+// envoyproxy/ratelimit, and the nodes that are only there to have none.
 func writeDomain(w io.Writer, d *descriptors.Domain) {
-	for i := range d.Rules() {
-		r := &d.Rules()[i]
-		fmt.Fprintf(w, "%s: %s\n", shown(r.Key()), ruleText(r))
+	if d.AllOrNothing() {
+		fmt.Fprintf(w, "%s: all_or_nothing\n", shown(d.Name()))
 	}
+	d.Walk(func(n descriptors.Node) {
+		r := n.Rule
+		switch {
+		case r != nil:
+			fmt.Fprintf(w, "%s: unit=%s requests_per_unit=%d, shadow_mode: %t, quota_mode: %t", shown(n.Name()), windowText(r), r.RequestsPerUnit, r.Shadow, r.Quota)
+			for _, word := range slices.Concat(extraWords(r), nodeFlags(&n)) {
+				fmt.Fprint(w, ", ", word)
+			}
+			fmt.Fprintln(w)
+		case n.Leaf:
+			fmt.Fprintf(w, "%s: no limit\n", shown(n.Name()))
+		}
+	})
 }
 
-// ruleText says what a rule does.
-func ruleText(r *descriptors.Rule) string {
-	words := []string{"unit=" + windowText(r), fmt.Sprintf("requests_per_unit=%d", r.RequestsPerUnit)}
+// nodeWords say what is said of a node.
+func nodeWords(n *descriptors.Node) []string {
+	if n.Rule == nil {
+		return nodeFlags(n)
+	}
+	return slices.Concat(ruleWords(n.Rule), nodeFlags(n))
+}
+
+// ruleWords say what a rule does.
+func ruleWords(r *descriptors.Rule) []string {
 	if r.Unlimited {
-		words = []string{"unlimited"}
-	} else if r.Algorithm != limits.FixedWindow {
+		return extraWords(r)
+	}
+	words := []string{"unit=" + windowText(r), fmt.Sprintf("requests_per_unit=%d", r.RequestsPerUnit)}
+	return slices.Concat(words, flagged(flag{"shadow_mode", r.Shadow}, flag{"quota_mode", r.Quota}), extraWords(r))
+}
+
+// extraWords say what envoyproxy/ratelimit does not show of a rule.
+func extraWords(r *descriptors.Rule) []string {
+	words := flagged(flag{"unlimited", r.Unlimited})
+	if !r.Unlimited && r.Algorithm != limits.FixedWindow {
 		words = append(words, "algorithm="+r.Algorithm.String())
 	}
-	for _, flag := range [...]struct {
-		name string
-		set  bool
-	}{{"shadow_mode", r.Shadow}, {"quota_mode", r.Quota}, {"share_threshold", r.Shares()}, {"metadata", r.Metadata != nil}} {
-		if flag.set {
-			words = append(words, flag.name)
-		}
-	}
+	words = append(words, flagged(flag{"metadata", r.Metadata != nil})...)
 	if r.Name != "" {
 		words = append(words, "name="+shown(r.Name))
 	}
 	if names := r.Replaces(); len(names) > 0 {
 		words = append(words, "replaces="+shown(strings.Join(names, ",")))
 	}
-	return strings.Join(words, " ")
+	return words
+}
+
+// nodeFlags are the switches of a node that it has without a limit, too.
+func nodeFlags(n *descriptors.Node) []string {
+	return flagged(flag{"share_threshold", n.ShareThreshold}, flag{"detailed_metric", n.DetailedMetric}, flag{"value_to_metric", n.ValueToMetric})
+}
+
+type flag struct {
+	name string
+	set  bool
+}
+
+func flagged(flags ...flag) (names []string) {
+	for _, f := range flags {
+		if f.set {
+			names = append(names, f.name)
+		}
+	}
+	return names
 }
 
 func windowText(r *descriptors.Rule) string {
-	if r.Unit != descriptors.UnitUnknown {
+	if r.Unlimited || r.Unit != descriptors.UnitUnknown {
 		return r.Unit.String()
 	}
 	return fmt.Sprintf("%ds", r.Seconds)

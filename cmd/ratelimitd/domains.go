@@ -104,10 +104,15 @@ func (s *server) metricsHandler() http.Handler {
 	return mux
 }
 
-// sayAliases tells which variables of envoyproxy/ratelimit were understood, and which mean nothing.
+// sayAliases tells which variables of envoyproxy/ratelimit were understood, and which mean nothing. The
+// first is told also where LOG_LEVEL is WARN, which many carry over with them.
 func (c *config) sayAliases(ctx context.Context, log *slog.Logger) {
-	if len(c.aliasesTook) > 0 {
+	switch {
+	case len(c.aliasesTook) == 0:
+	case log.Enabled(ctx, slog.LevelInfo):
 		log.InfoContext(ctx, "variables of envoyproxy/ratelimit are understood", slog.Any("settings", c.aliasesTook))
+	default:
+		log.WarnContext(ctx, "variables of envoyproxy/ratelimit are understood", slog.Any("settings", c.aliasesTook))
 	}
 	if len(c.aliases.ignored) > 0 {
 		log.WarnContext(ctx, "variables of envoyproxy/ratelimit mean nothing here", slog.Any("variables", c.aliases.ignored))

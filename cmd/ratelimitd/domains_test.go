@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tps-agent/ratelimitd/internal/descriptors"
 	"github.com/tps-agent/ratelimitd/internal/testenv"
 )
 
@@ -221,7 +222,7 @@ func TestServeDescriptorFiles(t *testing.T) {
 	if code, body := get(t, d.port(t, "metrics")+"/metrics"); code != http.StatusOK || !strings.Contains(body, "\nratelimitd_descriptor_domains 1\n") {
 		t.Errorf("the port of metrics: %d, without the domain", code)
 	}
-	if code, body := get(t, d.port(t, "debug")+"/rlconfig"); code != http.StatusOK || !strings.HasPrefix(body, "shop.gateway_pay: unit=SECOND requests_per_unit=50 name=all of pay\nshop.gateway_pay.endpoint_charge: ") || !strings.Contains(body, "\nshop.account: unit=YEAR") {
+	if code, body := get(t, d.port(t, "debug")+"/rlconfig"); code != http.StatusOK || !strings.HasPrefix(body, "shop.gateway_pay: unit=SECOND requests_per_unit=50, shadow_mode: false, quota_mode: false, name=all of pay\nshop.gateway_pay.endpoint_charge: ") || !strings.Contains(body, "\nshop.account: unit=YEAR") {
 		t.Errorf("/rlconfig: %d %s", code, body)
 	}
 	if code, body := get(t, d.api+"/api/v1/buckets"); code != http.StatusOK || !strings.Contains(body, `"limit":"account=ann;w=31536000"`) {
@@ -231,7 +232,7 @@ func TestServeDescriptorFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	testenv.Eventually(t, 10*time.Second, "the new file", func() error {
-		return wantIn(t, d.port(t, "debug")+"/rlconfig", "shop.account: unit=YEAR requests_per_unit=5\n")
+		return wantIn(t, d.port(t, "debug")+"/rlconfig", "shop.account: unit=YEAR requests_per_unit=5, shadow_mode: false, quota_mode: false\n")
 	})
 	ask(http.StatusOK, `"limitRemaining":2`)
 	if err := os.WriteFile(filepath.Join(dir, "new.yaml"), []byte("domain: new\nx: y"), 0o600); err != nil {
@@ -246,4 +247,45 @@ func TestServeDescriptorFiles(t *testing.T) {
 	if code, body := get(t, d.api+"/metrics"); code != http.StatusOK || !strings.Contains(body, "\nratelimitd_descriptor_files_bad 1\n") {
 		t.Errorf("/metrics: %d, without the bad file", code)
 	}
+}
+
+// Of a domain everything is shown, in the order of the file.
+func TestDomainText(t *testing.T) {
+	dir := descriptorDir(t, map[string]string{"a.yaml": `domain: a
+all_or_nothing: true
+descriptors:
+- {key: plain, rate_limit: {unit: second, requests_per_unit: 3}}
+- key: up
+  value: x*
+  value_to_metric: true
+  share_threshold: true
+  descriptors:
+  - {key: down, shadow_mode: true, detailed_metric: true, metadata: {m: 1}, rate_limit: {per_seconds: 30, requests_per_unit: 1, algorithm: token_bucket, name: n, replaces: [{name: o}]}}
+- {key: free, rate_limit: {unlimited: true}}
+- {key: "line\nend"}
+`})
+	files, err := descriptors.ReadDir(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got strings.Builder
+	for d := range descriptors.Update(nil, files).Domains() {
+		writeDomain(&got, d)
+	}
+	want := `a: all_or_nothing
+a.plain: unit=SECOND requests_per_unit=3, shadow_mode: false, quota_mode: false
+a.up_x*.down: unit=30s requests_per_unit=1, shadow_mode: true, quota_mode: false, algorithm=token_bucket, metadata, name=n, replaces=o, detailed_metric
+a.free: unit=UNKNOWN requests_per_unit=0, shadow_mode: false, quota_mode: false, unlimited
+"a.line\nend": no limit
+`
+	if got.String() != want {
+		t.Errorf("/rlconfig shows\n%swant\n%s", got.String(), want)
+	}
+	command(t.Context(), nil, "config", "check", dir).wants(t, 0, `a.yaml: domain a, 3 limits, all_or_nothing
+  plain: unit=SECOND requests_per_unit=3
+  up=x*: share_threshold value_to_metric
+    down: unit=30s requests_per_unit=1 shadow_mode algorithm=token_bucket metadata name=n replaces=o detailed_metric
+  free: unlimited
+  "line\nend"
+`, "")
 }

@@ -75,24 +75,24 @@ func (f *importFlags) translate(set *descriptors.Set) *imported {
 			continue
 		}
 		var path [][2]string
-		src.Domain.Walk(func(depth int, key, value string, leaf bool, r *descriptors.Rule) {
-			path = append(path[:depth], [2]string{key, value})
-			if r == nil && !leaf { // it only leads on
+		src.Domain.Walk(func(n descriptors.Node) {
+			path = append(path[:n.Depth], [2]string{n.Key, n.Value})
+			if n.Rule == nil && !n.Leaf { // it only leads on
 				return
 			}
-			f.add(in, src, path, r)
+			f.add(in, src, path, &n)
 		})
 	}
 	return in
 }
 
-// add adds the row of one node, which limits nothing where r is nil.
-func (f *importFlags) add(in *imported, src descriptors.Source, path [][2]string, r *descriptors.Rule) {
+// add adds the row of one node.
+func (f *importFlags) add(in *imported, src descriptors.Source, path [][2]string, n *descriptors.Node) {
 	what := pathText(path) + " (no limit)"
-	if r != nil {
-		what = fmt.Sprintf("%s (%s)", shown(r.Key()), ruleText(r))
+	if n.Rule != nil {
+		what = fmt.Sprintf("%s (%s)", shown(n.Name()), strings.Join(nodeWords(n), " "))
 	}
-	l, reason := f.row(src.Domain.Name(), path, r)
+	l, reason := f.row(src.Domain.Name(), path, n.Rule)
 	if reason == "" && in.keys[l.Key] {
 		reason = "its row is that of another limit, which came before"
 	}

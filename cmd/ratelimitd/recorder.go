@@ -61,7 +61,7 @@ func (s *server) makeSinks(names *rollup.Names) (sinks []recorder.NamedSink, err
 		}
 		store := history.New(s.cfg.recorder.history, s.pools.log, names)
 		s.history = history.New(s.cfg.recorder.history, s.pools.others, names)
-		sinks = append(sinks, recorder.NamedSink{Name: "postgres", Sink: store, Received: s.history, Maintain: store.Maintain})
+		sinks = append(sinks, recorder.NamedSink{Name: "postgres", Sink: store, Received: s.history, Maintain: s.afterMigration(store.Maintain)})
 	}
 	if s.cfg.recorder.collectorSink {
 		client, err := collector.New(s.cfg.recorder.collector)
@@ -71,6 +71,18 @@ func (s *server) makeSinks(names *rollup.Names) (sinks []recorder.NamedSink, err
 		sinks = append(sinks, recorder.NamedSink{Name: "collector", Sink: client})
 	}
 	return sinks, nil
+}
+
+// afterMigration keeps f from looking for tables that are about to be made.
+func (s *server) afterMigration(f func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		select {
+		case <-s.migrationTried:
+			return f(ctx)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // openSpool returns nil where nothing keeps transactions: then none are written to disk.

@@ -126,6 +126,8 @@ type server struct {
 	certs    *certs.Store // nil = the ports are plain
 	draining atomic.Bool
 
+	migrationTried chan struct{} // closed when a migration of the schema has ended, well or not; at once where none is wanted
+
 	watches    context.Context // of the streams that the drain ends: watches of health, reflection
 	endWatches context.CancelFunc
 
@@ -152,7 +154,7 @@ func newServer(cfg config, log *slog.Logger) (*server, error) {
 }
 
 func prepare(cfg config, log *slog.Logger, reg registry) *server {
-	s := &server{cfg: cfg, log: log, registry: reg, clock: limits.NewClock(), current: &limits.Current{}, health: health.NewServer()}
+	s := &server{cfg: cfg, log: log, registry: reg, clock: limits.NewClock(), current: &limits.Current{}, health: health.NewServer(), migrationTried: make(chan struct{})}
 	s.watches, s.endWatches = context.WithCancel(context.Background())
 	s.engine = buckets.New(buckets.Config{DefaultMaxTPS: cfg.defaultMaxTPS, MaxBuckets: cfg.maxBuckets, MaxWaiters: cfg.maxWaiters}, s.clock, s.current)
 	return s
@@ -222,8 +224,14 @@ func (s *server) makeStore() (err error) {
 		return err
 	}
 	c := pgsync.Config{ConnString: s.cfg.database, PollInterval: s.cfg.pollInterval, DataDir: s.cfg.dataDir}
+	tried := sync.OnceFunc(func() { close(s.migrationTried) })
 	if s.cfg.migrate {
-		c.Migrate = func(ctx context.Context) error { return migrations.Up(ctx, s.cfg.database, s.log) }
+		c.Migrate = func(ctx context.Context) error {
+			defer tried()
+			return migrations.Up(ctx, s.cfg.database, s.log)
+		}
+	} else {
+		tried()
 	}
 	s.store, err = pgsync.New(c, s.clock, s.current, s.registry, s.log)
 	return err

@@ -140,7 +140,7 @@ func TestDebugPort(t *testing.T) {
 	d.ratelimitd(t, "limits", "set", "--domain=d", "--gateway=shop", "--max-tps=5").wants(t, 0, "", "")
 	debug, _ := logged(t, d.stderr, "serving")["debug"].(string)
 	code, body := get(t, "http://"+debug+"/rlconfig")
-	want := "snapshot 2: 1 limits\n\"d\" shop: max_tps=5 burst=5 max_wait_ms=0 enabled=true shadow=false\n"
+	want := "snapshot 2: 1 limits\n\"d\" shop: max_tps=5 per_seconds=1 algorithm=token_bucket burst=5 max_wait_ms=0 enabled=true shadow=false\n"
 	if code != http.StatusOK || body != want {
 		t.Errorf("/rlconfig: %d %q, want %q", code, body, want)
 	}
@@ -286,5 +286,23 @@ func TestAFailedPartEndsTheRest(t *testing.T) {
 	}
 	if err := s.run(t.Context(), io.Discard); err == nil || !strings.Contains(err.Error(), "serving HTTP: ") {
 		t.Errorf("got %v, want what has failed", err)
+	}
+}
+
+// The first start on a database without tables finds nothing wrong.
+func TestServeOnAnEmptyDatabase(t *testing.T) {
+	database := testenv.EmptyDatabase(t)
+	conn := testenv.Connect(t, database)
+	d := start(t, "TPS_DATABASE_URL="+database)
+	testenv.Eventually(t, 20*time.Second, "making partitions", func() error {
+		var n int
+		err := conn.QueryRow(t.Context(), "SELECT count(*) FROM pg_inherits WHERE inhparent = to_regclass('tps_metrics')").Scan(&n)
+		if err == nil && n < 8 {
+			err = fmt.Errorf("there are %d", n)
+		}
+		return err
+	})
+	if log := d.stderr.String(); strings.Contains(log, `"WARN"`) || strings.Contains(log, `"ERROR"`) || !strings.Contains(log, `"INFO"`) {
+		t.Errorf("the first start has logged\n%s", log)
 	}
 }

@@ -30,12 +30,31 @@ func (d *Domain) AllOrNothing() bool { return d.allOrNothing }
 // Rules are the limits in the order of the file, to be read only.
 func (d *Domain) Rules() []Rule { return d.rules }
 
-// Walk calls f for each node in the order of the file. depth is 0 at the top; an empty value stands
-// for every value of the key; leaf says that nothing is below; rule is nil where the node has no limit.
-func (d *Domain) Walk(f func(depth int, key, value string, leaf bool, rule *Rule)) {
+// Node is one descriptor of a file.
+type Node struct {
+	Depth int // 0 at the top
+	Key   string
+	Value string // empty = every value
+	Leaf  bool   // nothing is below
+	Rule  *Rule  // nil = it has no limit
+
+	ShareThreshold, DetailedMetric, ValueToMetric bool
+
+	domain *Domain
+	node   *node
+}
+
+// Name is that which [Rule.Key] would be.
+func (n *Node) Name() string { return string(n.node.appendKey([]byte(n.domain.name))) }
+
+// Walk calls f for each node in the order of the file.
+func (d *Domain) Walk(f func(n Node)) {
 	for i := range d.nodes {
 		n := &d.nodes[i]
-		f(int(n.depth), n.key, n.value, n.next == nil, n.rule)
+		f(Node{
+			int(n.depth), n.key, n.value, n.next == nil, n.rule,
+			n.flags.has(shareThreshold), n.flags.has(detailedMetric), n.flags.has(valueToMetric), d, n,
+		})
 	}
 }
 

@@ -215,14 +215,18 @@ func TestWalk(t *testing.T) {
 	d := mustParse(t, `
 domain: shop
 descriptors:
-- {key: a, value: x, descriptors: [{key: b, rate_limit: {unit: day, requests_per_unit: 1}}]}
-- {key: c}
+- {key: a, value: x, value_to_metric: true, descriptors: [{key: b, detailed_metric: true, rate_limit: {unit: day, requests_per_unit: 1}}]}
+- {key: c, value: y*, share_threshold: true}
 `)
 	got := ""
-	d.Walk(func(depth int, key, value string, leaf bool, rule *Rule) {
-		got += fmt.Sprintln(depth, key, value, leaf, rule != nil)
+	d.Walk(func(n Node) {
+		got += fmt.Sprintln(n.Name(), n.Depth, n.Key, n.Value, n.Leaf, n.Rule != nil, n.ShareThreshold, n.DetailedMetric, n.ValueToMetric)
 	})
-	if want := "0 a x false false\n1 b  true true\n0 c  true false\n"; got != want {
+	want := `shop.a_x 0 a x false false false false true
+shop.a_x.b 1 b  true true false true false
+shop.c_y* 0 c y* true false true false false
+`
+	if got != want {
 		t.Errorf("Walk gave\n%swant\n%s", got, want)
 	}
 }

@@ -51,9 +51,9 @@ descriptors:
 }
 
 func dump(d *Domain) (lines []string) {
-	d.Walk(func(depth int, key, value string, _ bool, r *Rule) {
-		line := fmt.Sprintf("%s %d %s %s", d.Name(), depth, key, value)
-		if r != nil {
+	d.Walk(func(n Node) {
+		line := fmt.Sprintf("%s %d %s %s", d.Name(), n.Depth, n.Key, n.Value)
+		if r := n.Rule; r != nil {
 			line += fmt.Sprint(r.ID, r.RequestsPerUnit, r.Seconds, r.Unit, r.Algorithm, r.Name, r.Unlimited, r.Shadow, r.Quota, r.PerValue(), r.Metadata, r.name, r.replaces)
 		}
 		lines = append(lines, line)

@@ -94,6 +94,7 @@ func TestTakesAllThatWaitsButNoMoreThanTenThousand(t *testing.T) {
 		r.record(numbered(0, 10)...)
 		synctest.Wait()
 		r.record(numbered(10, 25_003)...) // while the first batch is written
+		synctest.Wait()                   // until all of it is in the log
 		close(open)
 		synctest.Wait()
 		assertTaken(t, sink, numbered(0, 25_013))

@@ -32,7 +32,7 @@ func (e *FieldError) Error() string { return fmt.Sprintf("%s %s: %s", e.Field, e
 //	waited_ms    number, 0 to MaxWaited; to the nanosecond
 //	status_code  whole number, 0 to 999; 0 = no response
 //	throttled    true or false
-//	success      true or false; absent = see below
+//	success      true or false, not true with throttled or a status_code of 429; absent = see below
 //
 // null is as good as absent, which is empty, 0 or false where nothing else is said. A transaction that
 // does not tell its success has none where it is throttled or its status_code is 0, 429 or at least
@@ -118,6 +118,8 @@ func (p *parsed) judge() {
 		p.Success = !p.Throttled && (p.told&columnStatus == 0 || succeeded(p.StatusCode))
 	case p.Success && p.Throttled:
 		p.fault("success", "true", "cannot be where throttled is true")
+	case p.Success && p.StatusCode == http.StatusTooManyRequests:
+		p.fault("success", "true", "cannot be where status_code is 429")
 	}
 }
 

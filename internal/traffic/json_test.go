@@ -111,6 +111,7 @@ func TestParseJSONFaults(t *testing.T) {
 		with(`"throttled":1`):                                  `throttled 1: is not true or false`,
 		with(`"success":"true"`):                               `success "true": is not true or false`,
 		with(`"throttled":true,"success":true`):                `success true: cannot be where throttled is true`,
+		with(`"status_code":429,"success":true`):               `success true: cannot be where status_code is 429`,
 		`{"gateway":7,"success":0,"x":[1,2],"duration_ms":-1}`: "gateway 7: is no text\nsuccess 0: is not true or false\nfield \"x\": is no column of a transaction\nduration_ms -1: is not within 0 to 31622400000",
 	} {
 		_, err := traffic.ParseJSON([]byte(in), now)
