@@ -7,8 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 
-	"github.com/prometheus/client_golang/prometheus/promhttp"
-
+	"github.com/tps-agent/ratelimitd/internal/admin"
 	"github.com/tps-agent/ratelimitd/internal/descriptors"
 	"github.com/tps-agent/ratelimitd/internal/descsync"
 	"github.com/tps-agent/ratelimitd/internal/limits"
@@ -100,7 +99,7 @@ func (s *server) fileDomain(name string) bool {
 // metricsHandler serves TPS_METRICS_ADDR.
 func (s *server) metricsHandler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", admin.Metrics(s.registry, s.log))
 	return mux
 }
 

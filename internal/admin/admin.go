@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/tps-agent/ratelimitd/internal/httpjson"
 	"github.com/tps-agent/ratelimitd/internal/limits"
@@ -135,7 +136,7 @@ func (a *api) routes() map[string]map[string]http.Handler {
 		"/healthz":              {http.MethodGet: http.HandlerFunc(healthz)},
 		"/readyz":               {http.MethodGet: http.HandlerFunc(a.readyz)},
 		"/healthcheck":          {http.MethodGet: http.HandlerFunc(a.healthcheck)},
-		"/metrics":              {http.MethodGet: a.metrics()},
+		"/metrics":              {http.MethodGet: Metrics(a.Gatherer, a.Log)},
 	}
 }
 
@@ -148,12 +149,18 @@ func onlyMethods(methods map[string]http.Handler) http.Handler {
 	})
 }
 
-// metrics shows what can be gathered, and logs what cannot: a metric that goes missing is an
+// Metrics shows what can be gathered, and logs what cannot: a metric that goes missing is an
 // alarm that stays silent.
-func (a *api) metrics() http.Handler {
-	return promhttp.HandlerFor(a.Gatherer, promhttp.HandlerOpts{
-		ErrorHandling: promhttp.ContinueOnError, ErrorLog: slog.NewLogLogger(a.Log.Handler(), slog.LevelError),
+func Metrics(g prometheus.Gatherer, log *slog.Logger) http.Handler {
+	logged := prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) {
+		all, err := g.Gather()
+		if err != nil {
+			log.Error("some metrics cannot be shown", slog.Any("error", err))
+		}
+		return all, err
 	})
+	// Without a log of its own: it would have a line for each family that a client did not wait for.
+	return promhttp.HandlerFor(logged, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
 }
 
 func (a *api) explain(w http.ResponseWriter, r *http.Request) { a.Explain.ServeHTTP(w, r) }

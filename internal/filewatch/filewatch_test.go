@@ -196,6 +196,7 @@ func TestTreeForgets(t *testing.T) {
 }
 
 func forgets(t *testing.T, below string) {
+	t.Helper()
 	top := t.TempDir()
 	current := filepath.Join(top, "current")
 	do(t, os.MkdirAll(filepath.Join(top, "empty", below), 0o700), os.Symlink("empty", current))
