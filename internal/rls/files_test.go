@@ -32,8 +32,9 @@ func (f *server) hits(tb testing.TB) map[string]float64 {
 
 // Each hit is counted in one result.
 func TestMetricsOfFiles(t *testing.T) {
-	f := newServer(t, setup{rls: rls.Config{Files: rls.FileConfig{Required: true, NearRatio: 0.5}}}, row("gw", "", 0))
-	f.serveFile(t, `
+	synctest.Test(t, func(t *testing.T) {
+		f := newServer(t, setup{rls: rls.Config{Files: rls.FileConfig{Required: true, NearRatio: 0.5}}}, row("gw", "", 0))
+		f.serveFile(t, `
 domain: shop
 descriptors:
 - {key: plain, rate_limit: {unit: year, requests_per_unit: 10}}
@@ -42,35 +43,37 @@ descriptors:
 - {key: each, detailed_metric: true, rate_limit: {unit: year, requests_per_unit: 4}}
 - {key: free, rate_limit: {unlimited: true}}
 `)
-	for _, r := range []*ratelimitv3.RateLimitRequest{
-		askHits(3, d("plain", "x")), askHits(5, d("plain", "x")), askHits(4, d("plain", "x")), askHits(4, d("plain", "y")),
-		askHits(3, d("quiet", "x")), ask(d("quiet", "x")),
-		askHits(3, d("bucket", "b")), askHits(3, d("bucket", "b")),
-		ask(d("each", "one")), ask(d("each", "two")), ask(d("free", "x")), ask(d("nobody", "x")),
-		askIn("unknown", d("plain", "x")), askIn("rows", d("gateway", "gw")),
-	} {
-		askGRPC(t, f, t.Context(), r)
-	}
-	if diff := cmp.Diff(map[string]float64{
-		"domain=shop,limit=plain,result=within_limit": 3 + 2 + 4, "domain=shop,limit=plain,result=near_limit": 3 + 2, "domain=shop,limit=plain,result=over_limit": 2,
-		"domain=shop,limit=quiet,result=near_limit": 1, "domain=shop,limit=quiet,result=shadow": 3,
-		"domain=shop,limit=bucket_b*,result=within_limit": 2, "domain=shop,limit=bucket_b*,result=near_limit": 1, "domain=shop,limit=bucket_b*,result=over_limit": 3,
-		"domain=shop,limit=each_one,result=within_limit": 1, "domain=shop,limit=each_two,result=within_limit": 1,
-	}, f.hits(t)); diff != "" {
-		t.Errorf("hits, -want +got: %s", diff)
-	}
-	if diff := cmp.Diff(map[string]float64{
-		"code=ok,domain=shop,endpoint=,gateway=": 8, "code=over_limit,domain=shop,endpoint=,gateway=": 2, "code=shadow,domain=shop,endpoint=,gateway=": 2,
-		"code=ok,domain=other,endpoint=,gateway=": 1, "code=ok,domain=rows,endpoint=,gateway=gw": 1,
-	}, f.series(t, "ratelimitd_decisions_total")); diff != "" {
-		t.Errorf("decisions, -want +got: %s", diff)
-	}
+		for _, r := range []*ratelimitv3.RateLimitRequest{
+			askHits(3, d("plain", "x")), askHits(5, d("plain", "x")), askHits(4, d("plain", "x")), askHits(4, d("plain", "y")),
+			askHits(3, d("quiet", "x")), ask(d("quiet", "x")),
+			askHits(3, d("bucket", "b")), askHits(3, d("bucket", "b")),
+			ask(d("each", "one")), ask(d("each", "two")), ask(d("free", "x")), ask(d("nobody", "x")),
+			askIn("unknown", d("plain", "x")), askIn("rows", d("gateway", "gw")),
+		} {
+			askGRPC(t, f, t.Context(), r)
+		}
+		if diff := cmp.Diff(map[string]float64{
+			"domain=shop,limit=plain,result=within_limit": 3 + 2 + 4, "domain=shop,limit=plain,result=near_limit": 3 + 2, "domain=shop,limit=plain,result=over_limit": 2,
+			"domain=shop,limit=quiet,result=near_limit": 1, "domain=shop,limit=quiet,result=shadow": 3,
+			"domain=shop,limit=bucket_b*,result=within_limit": 2, "domain=shop,limit=bucket_b*,result=near_limit": 1, "domain=shop,limit=bucket_b*,result=over_limit": 3,
+			"domain=shop,limit=each_one,result=within_limit": 1, "domain=shop,limit=each_two,result=within_limit": 1,
+		}, f.hits(t)); diff != "" {
+			t.Errorf("hits, -want +got: %s", diff)
+		}
+		if diff := cmp.Diff(map[string]float64{
+			"code=ok,domain=shop,endpoint=,gateway=": 8, "code=over_limit,domain=shop,endpoint=,gateway=": 2, "code=shadow,domain=shop,endpoint=,gateway=": 2,
+			"code=ok,domain=other,endpoint=,gateway=": 1, "code=ok,domain=rows,endpoint=,gateway=gw": 1,
+		}, f.series(t, "ratelimitd_decisions_total")); diff != "" {
+			t.Errorf("decisions, -want +got: %s", diff)
+		}
+	})
 }
 
 // Hits that were charged to nobody are counted nowhere.
 func TestMetricsOfAllOrNothing(t *testing.T) {
-	f := newServer(t, setup{rls: rls.Config{Files: rls.FileConfig{NearRatio: 0.8}}})
-	f.serveFile(t, `
+	synctest.Test(t, func(t *testing.T) {
+		f := newServer(t, setup{rls: rls.Config{Files: rls.FileConfig{NearRatio: 0.8}}})
+		f.serveFile(t, `
 domain: shop
 all_or_nothing: true
 descriptors:
@@ -78,14 +81,15 @@ descriptors:
 - {key: b, rate_limit: {unit: year, requests_per_unit: 1}}
 - {key: c, shadow_mode: true, rate_limit: {unit: year, requests_per_unit: 0}}
 `)
-	for range 2 {
-		askGRPC(t, f, t.Context(), ask(d("a", ""), d("b", ""), d("c", "")))
-	}
-	if diff := cmp.Diff(map[string]float64{
-		"domain=shop,limit=a,result=within_limit": 1, "domain=shop,limit=b,result=near_limit": 1, "domain=shop,limit=b,result=over_limit": 1, "domain=shop,limit=c,result=shadow": 1,
-	}, f.hits(t)); diff != "" {
-		t.Errorf("hits, -want +got: %s", diff)
-	}
+		for range 2 {
+			askGRPC(t, f, t.Context(), ask(d("a", ""), d("b", ""), d("c", "")))
+		}
+		if diff := cmp.Diff(map[string]float64{
+			"domain=shop,limit=a,result=within_limit": 1, "domain=shop,limit=b,result=near_limit": 1, "domain=shop,limit=b,result=over_limit": 1, "domain=shop,limit=c,result=shadow": 1,
+		}, f.hits(t)); diff != "" {
+			t.Errorf("hits, -want +got: %s", diff)
+		}
+	})
 }
 
 // Values of clients make no more series than the bound; SHADOW_MODE is seen.

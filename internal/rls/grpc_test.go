@@ -92,20 +92,22 @@ func overWire(t *testing.T, c conformance) {
 }
 
 func TestGRPCStockClient(t *testing.T) {
-	f := newServer(t, setup{}, row("pay", "", 2))
-	client := ratelimitv3.NewRateLimitServiceClient(connect(t, f))
-	for i, want := range []*ratelimitv3.RateLimitResponse{
-		ok(left("pay", 2, 1, 1), meta("pay", "pay")),
-		over(refused("pay", 2, 1), retryAfter("1"), meta("pay", "pay")),
-	} {
-		got, err := client.ShouldRateLimit(t.Context(), askHits(uint32(i)+1, gw("pay")))
-		if err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		f := newServer(t, setup{}, row("pay", "", 2))
+		client := ratelimitv3.NewRateLimitServiceClient(connect(t, f))
+		for i, want := range []*ratelimitv3.RateLimitResponse{
+			ok(left("pay", 2, 1, 1), meta("pay", "pay")),
+			over(refused("pay", 2, 1), retryAfter("1"), meta("pay", "pay")),
+		} {
+			got, err := client.ShouldRateLimit(t.Context(), askHits(uint32(i)+1, gw("pay")))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" {
+				t.Errorf("answer %d, -want +got: %s", i, diff)
+			}
 		}
-		if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" {
-			t.Errorf("answer %d, -want +got: %s", i, diff)
-		}
-	}
+	})
 }
 
 // TestGRPCOtherServices calls a service whose messages are plain protobuf through the codec.

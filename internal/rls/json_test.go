@@ -72,33 +72,35 @@ func TestJSONStatus(t *testing.T) {
 }
 
 func TestJSONAnswers(t *testing.T) {
-	f := newServer(t, setup{}, row("pay", "", 1, burst(5)))
-	for _, c := range []struct {
-		request   *ratelimitv3.RateLimitRequest
-		want      *ratelimitv3.RateLimitResponse
-		code      int
-		wantAfter []string
-	}{
-		{ask(hits(4, gw("pay"))), ok(left("pay", 1, 1, 4), meta("pay", "pay")), 200, nil},
-		{ask(hits(4, gw("pay"))), over(refused("pay", 1, 3), retryAfter("3"), meta("pay", "pay")), 429, []string{"3"}},
-		{ask(hits(6, gw("pay"))), over(refused("pay", 1, never), meta("pay", "pay")), 429, nil},
-	} {
-		body, err := protojson.Marshal(c.request)
-		if err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		f := newServer(t, setup{}, row("pay", "", 1, burst(5)))
+		for _, c := range []struct {
+			request   *ratelimitv3.RateLimitRequest
+			want      *ratelimitv3.RateLimitResponse
+			code      int
+			wantAfter []string
+		}{
+			{ask(hits(4, gw("pay"))), ok(left("pay", 1, 1, 4), meta("pay", "pay")), 200, nil},
+			{ask(hits(4, gw("pay"))), over(refused("pay", 1, 3), retryAfter("3"), meta("pay", "pay")), 429, []string{"3"}},
+			{ask(hits(6, gw("pay"))), over(refused("pay", 1, never), meta("pay", "pay")), 429, nil},
+		} {
+			body, err := protojson.Marshal(c.request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := f.overHTTP(t.Context(), body, nil)
+			var got ratelimitv3.RateLimitResponse
+			if err := protojson.Unmarshal(w.Body.Bytes(), &got); err != nil {
+				t.Errorf("request %s: answer %s: %v", body, w.Body, err)
+			}
+			if diff := cmp.Diff(c.want, &got, protocmp.Transform()); diff != "" {
+				t.Errorf("request %s, -want +got: %s", body, diff)
+			}
+			if diff := cmp.Diff(c.wantAfter, w.Header()["Retry-After"]); diff != "" || w.Code != c.code {
+				t.Errorf("request %s: status %d, want %d; retry-after -want +got: %s", body, w.Code, c.code, diff)
+			}
 		}
-		w := f.overHTTP(t.Context(), body, nil)
-		var got ratelimitv3.RateLimitResponse
-		if err := protojson.Unmarshal(w.Body.Bytes(), &got); err != nil {
-			t.Errorf("request %s: answer %s: %v", body, w.Body, err)
-		}
-		if diff := cmp.Diff(c.want, &got, protocmp.Transform()); diff != "" {
-			t.Errorf("request %s, -want +got: %s", body, diff)
-		}
-		if diff := cmp.Diff(c.wantAfter, w.Header()["Retry-After"]); diff != "" || w.Code != c.code {
-			t.Errorf("request %s: status %d, want %d; retry-after -want +got: %s", body, w.Code, c.code, diff)
-		}
-	}
+	})
 }
 
 // TestJSONHolds asks for a turn that comes after 100 ms, with bounds of the caller.

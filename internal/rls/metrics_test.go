@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -35,31 +36,33 @@ func (f *server) series(tb testing.TB, family string) map[string]float64 {
 }
 
 func TestMetricsOfDecisions(t *testing.T) {
-	f := newServer(t, setup{}, row("pay", "", 2, burst(2)), row("web", "", 0, shadow))
-	for range 3 {
-		askGRPC(t, f, t.Context(), ask(ep("pay", "charge")))
-	}
-	askGRPC(t, f, t.Context(), ask(d("user", "ann")))
-	askJSON(t, f, t.Context(), askIn("other", gw("web")))
-	askJSON(t, f, t.Context(), ask(gw("web")))
-	askGRPC(t, f, t.Context(), ask(gw("p\xff")))
-	want := map[string]float64{
-		"code=ok,domain=shop,endpoint=charge,gateway=pay":         2,
-		"code=over_limit,domain=shop,endpoint=charge,gateway=pay": 1,
-		"code=ok,domain=shop,endpoint=,gateway=":                  1,
-		"code=ok,domain=other,endpoint=,gateway=web":              1,
-		"code=shadow,domain=shop,endpoint=,gateway=web":           1,
-		"code=ok,domain=shop,endpoint=,gateway=p\uFFFD":           1,
-	}
-	if diff := cmp.Diff(want, f.series(t, "ratelimitd_decisions_total")); diff != "" {
-		t.Errorf("decisions, -want +got: %s", diff)
-	}
-	if got := f.series(t, "ratelimitd_decision_duration_seconds")[""]; got != 7 {
-		t.Errorf("durations of %v decisions, want 7", got)
-	}
-	if diff := cmp.Diff(map[string]float64{"protocol=grpc": 5, "protocol=json": 2}, f.series(t, "ratelimitd_requests_total")); diff != "" {
-		t.Errorf("requests, -want +got: %s", diff)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		f := newServer(t, setup{}, row("pay", "", 2, burst(2)), row("web", "", 0, shadow))
+		for range 3 {
+			askGRPC(t, f, t.Context(), ask(ep("pay", "charge")))
+		}
+		askGRPC(t, f, t.Context(), ask(d("user", "ann")))
+		askJSON(t, f, t.Context(), askIn("other", gw("web")))
+		askJSON(t, f, t.Context(), ask(gw("web")))
+		askGRPC(t, f, t.Context(), ask(gw("p\xff")))
+		want := map[string]float64{
+			"code=ok,domain=shop,endpoint=charge,gateway=pay":         2,
+			"code=over_limit,domain=shop,endpoint=charge,gateway=pay": 1,
+			"code=ok,domain=shop,endpoint=,gateway=":                  1,
+			"code=ok,domain=other,endpoint=,gateway=web":              1,
+			"code=shadow,domain=shop,endpoint=,gateway=web":           1,
+			"code=ok,domain=shop,endpoint=,gateway=p\uFFFD":           1,
+		}
+		if diff := cmp.Diff(want, f.series(t, "ratelimitd_decisions_total")); diff != "" {
+			t.Errorf("decisions, -want +got: %s", diff)
+		}
+		if got := f.series(t, "ratelimitd_decision_duration_seconds")[""]; got != 7 {
+			t.Errorf("durations of %v decisions, want 7", got)
+		}
+		if diff := cmp.Diff(map[string]float64{"protocol=grpc": 5, "protocol=json": 2}, f.series(t, "ratelimitd_requests_total")); diff != "" {
+			t.Errorf("requests, -want +got: %s", diff)
+		}
+	})
 }
 
 func TestMetricsOfErrors(t *testing.T) {
