@@ -154,7 +154,6 @@ func TestHandshakes(t *testing.T) {
 	}
 }
 
-// A rotation is seen by new connections, and not by old ones: also where the authority changes.
 // A client's certificate must have the name that is asked for, whoever has signed it.
 func TestNameOfTheClient(t *testing.T) {
 	authority := testenv.NewAuthority(t, "mesh")
@@ -169,6 +168,7 @@ func TestNameOfTheClient(t *testing.T) {
 	}
 }
 
+// A rotation is seen by new connections, and not by old ones: also where the authority changes.
 func TestRotation(t *testing.T) {
 	before, after := testenv.NewAuthority(t, "before"), testenv.NewAuthority(t, "after")
 	dir := t.TempDir()
