@@ -84,7 +84,7 @@ func measured(n int, from time.Time, length time.Duration) model {
 	for _, server := range []string{"edge-1", "edge-2"} {
 		ts := random(r, n, from)
 		for i := range ts {
-			ts[i].At = from.Add(rand.N(length)).Truncate(time.Microsecond)
+			ts[i].At = from.Add(time.Duration(r.Int64N(int64(length)))).Truncate(time.Microsecond)
 			ts[i].Duration, ts[i].Waited = ts[i].Duration.Truncate(time.Microsecond), ts[i].Waited.Truncate(time.Microsecond)
 		}
 		m[server] = ts
