@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -9,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/tps-agent/ratelimitd/internal/descriptors"
 	"github.com/tps-agent/ratelimitd/internal/testenv"
@@ -177,35 +175,23 @@ func hasLine(text string, words []string) bool {
 // A file that is bad from the start keeps /readyz at no, and nothing else from serving.
 func TestServeWithABadFile(t *testing.T) {
 	dir := descriptorDir(t, map[string]string{"shop.yaml": shopFile, "bad.yaml": "domain: bad\nx: y"})
-	ctx, stop := context.WithCancel(t.Context())
-	var stdout, stderr output
-	ended := make(chan int, 1)
-	go func() {
-		ended <- run(ctx, []string{"serve"}, []string{
-			"TPS_GRPC_ADDR=127.0.0.1:0", "TPS_HTTP_ADDR=127.0.0.1:0", "TPS_DEBUG_ADDR=127.0.0.1:0", "TPS_LIMITS_FILE=" + dir + "/.limits", "TPS_DATA_DIR=" + t.TempDir(), "TPS_DRAIN_DELAY=0", "TPS_CONFIG_DIR=" + dir,
-		}, &stdout, &stderr)
-	}()
-	d := &daemon{stderr: &stderr}
-	api := d.port(t, "http")
-	testenv.Eventually(t, 10*time.Second, "the limits file", func() error { return wantIn(t, api+"/healthcheck", "OK") })
-	if code, body := get(t, api+"/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "bad.yaml: line 2, column 1: config error, unknown key 'x'") {
+	d := launch(t, "TPS_CONFIG_DIR="+dir)
+	testenv.Eventually(t, patience, "the limits file", func() error { return wantIn(t, d.api+"/healthcheck", "OK") })
+	if code, body := get(t, d.api+"/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "bad.yaml: line 2, column 1: config error, unknown key 'x'") {
 		t.Errorf("/readyz: %d %s", code, body)
 	}
-	if code, body := post(t, api+"/json", `{"domain":"shop","descriptors":[{"entries":[{"key":"ip","value":"10.1.1.1"}]}]}`); code != http.StatusOK || !strings.Contains(body, `"limitRemaining":4`) {
+	if code, body := post(t, d.api+"/json", `{"domain":"shop","descriptors":[{"entries":[{"key":"ip","value":"10.1.1.1"}]}]}`); code != http.StatusOK || !strings.Contains(body, `"limitRemaining":4`) {
 		t.Errorf("%d %s", code, body)
 	}
 	if err := os.Remove(filepath.Join(dir, "bad.yaml")); err != nil {
 		t.Fatal(err)
 	}
-	testenv.Eventually(t, 10*time.Second, "ready", func() error { return wantIn(t, api+"/readyz", `"status":"ready"`) })
-	stop()
-	if code := <-ended; code != 0 {
-		t.Errorf("it ended with %d: %s", code, stderr.String())
-	}
+	testenv.Eventually(t, patience, "ready", func() error { return wantIn(t, d.api+"/readyz", `"status":"ready"`) })
 }
 
 // A directory of files decides, is shown, reloaded, and told of by readiness.
 func TestServeDescriptorFiles(t *testing.T) {
+	testenv.InOneWindow(t, testenv.Year)
 	dir := descriptorDir(t, map[string]string{"shop.yaml": shopFile})
 	rows := descriptorDir(t, map[string]string{"limits.yaml": "limits: [{domain: shop, gateway: pay}, {domain: other, gateway: pay}]"})
 	d := start(t, "TPS_CONFIG_DIR="+dir, "TPS_METRICS_ADDR=127.0.0.1:0", "TPS_RESPONSE_HEADERS=true", "TPS_LIMITS_FILE="+rows+"/limits.yaml")
@@ -231,14 +217,14 @@ func TestServeDescriptorFiles(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "shop.yaml"), []byte("domain: shop\ndescriptors: [{key: account, rate_limit: {unit: year, requests_per_unit: 5}}]"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	testenv.Eventually(t, 10*time.Second, "the new file", func() error {
+	testenv.Eventually(t, patience, "the new file", func() error {
 		return wantIn(t, d.port(t, "debug")+"/rlconfig", "shop.account: unit=YEAR requests_per_unit=5, shadow_mode: false, quota_mode: false\n")
 	})
 	ask(http.StatusOK, `"limitRemaining":2`)
 	if err := os.WriteFile(filepath.Join(dir, "new.yaml"), []byte("domain: new\nx: y"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	testenv.Eventually(t, 10*time.Second, "the file that never loaded", func() error {
+	testenv.Eventually(t, patience, "the file that never loaded", func() error {
 		return wantIn(t, d.api+"/readyz", "config error, unknown key 'x'")
 	})
 	if code, _ := get(t, d.api+"/readyz"); code != http.StatusOK {

@@ -56,7 +56,7 @@ func hold(tb testing.TB, conn *grpc.ClientConn, gateway string, hits uint32) <-c
 
 func (d *daemon) waitersAre(tb testing.TB, n int) {
 	tb.Helper()
-	testenv.Eventually(tb, 20*time.Second, "waiting", func() error {
+	testenv.Eventually(tb, patience, "waiting", func() error {
 		if _, body := get(tb, d.api+"/metrics"); !strings.Contains(body, fmt.Sprintf("\nratelimitd_waiters %d\n", n)) {
 			return fmt.Errorf("there are not %d waiters", n)
 		}
@@ -79,19 +79,20 @@ func watchHealth(tb testing.TB, conn *grpc.ClientConn, service string) (next fun
 
 // TestDrain stops a server that holds two requests, of which one can be served in time.
 func TestDrain(t *testing.T) {
-	// Health says no for a second, then those may stay who can be served within 4 s less 0.8 s for
-	// the recorder and 0.5 s for the answers: one needs 2 s, the other 5 s.
-	d := start(t, "TPS_DRAIN_DELAY=1s", "TPS_DRAIN_TIME=4s")
+	// Health says no for 5 s, then those may stay who can be served within 25 s less 5 s for the
+	// recorder and 0.5 s for the answers: one needs 7 s, the other a minute. Between these times lie
+	// some seconds, which a busy machine may lose.
+	d := start(t, "TPS_DRAIN_DELAY=5s", "TPS_DRAIN_TIME=25s")
 	conn := dial(t, d.grpcAddr)
-	for gateway, burst := range map[string]string{"quick": "2", "slow": "100"} {
+	for gateway, burst := range map[string]string{"quick": "7", "slow": "100"} {
 		d.ratelimitd(t, "limits", "set", "--gateway="+gateway, "--max-tps=1", "--burst="+burst, "--max-wait-ms=600000").wants(t, 0, "", "")
 	}
-	for gateway, all := range map[string]uint32{"quick": 2, "slow": 100} {
+	for gateway, all := range map[string]uint32{"quick": 7, "slow": 100} {
 		if got := ask(t.Context(), conn, gateway, all); got.err != nil || got.GetOverallCode() != ratelimitv3.RateLimitResponse_OK {
 			t.Fatalf("%s: %+v", gateway, got)
 		}
 	}
-	quick, slow := hold(t, conn, "quick", 2), hold(t, conn, "slow", 5)
+	quick, slow := hold(t, conn, "quick", 7), hold(t, conn, "slow", 60)
 	d.waitersAre(t, 2)
 	watches := map[string]func() (healthpb.HealthCheckResponse_ServingStatus, error){}
 	for _, service := range []string{"", "ratelimit"} {
@@ -138,7 +139,7 @@ func TestDrain(t *testing.T) {
 	if code := d.wait(); code != 0 {
 		t.Errorf("serve ended with %d", code)
 	}
-	if log := d.stderr.String(); !strings.Contains(log, `"msg":"stopping","delay":1000000000,"at_most":4000000000`) || strings.Contains(log, "had not ended") {
+	if log := d.stderr.String(); !strings.Contains(log, `"msg":"stopping","delay":5000000000,"at_most":25000000000`) || strings.Contains(log, "had not ended") {
 		t.Errorf("the log is\n%s", log)
 	}
 }

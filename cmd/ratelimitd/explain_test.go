@@ -5,13 +5,15 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/tps-agent/ratelimitd/internal/testenv"
 )
 
 func TestCheckExplain(t *testing.T) {
 	d := start(t, "TPS_DEFAULT_MAX_TPS=0")
 	d.ratelimitd(t, "check", "--explain", "gateway=shop").wants(t, 0, "OK\nno limit applies\n", "")
 	d.ratelimitd(t, "limits", "set", "--gateway=shop", "--max-tps=10", "--disabled").wants(t, 0, "shop", "")
-	d.ratelimitd(t, "limits", "set", "--gateway=shop", "--endpoint=pay", "--max-tps=2", "--per=customer", "--per-seconds=604800", "--algorithm=fixed_window").wants(t, 0, "604800", "")
+	d.ratelimitd(t, "limits", "set", "--gateway=shop", "--endpoint=pay", "--max-tps=2", "--per=customer", "--per-seconds=604800").wants(t, 0, "604800", "")
 	want := `OK
 LIMIT                        LEVEL     VALUE  STATE     BEFORE  AFTER  CAPACITY  QUEUED  ROOM IN  DECIDES
 shop/pay{customer};w=604800  endpoint  ada    enforced  2       1      2         0       now      yes
@@ -34,6 +36,7 @@ shop                         gateway          disabled  0       0      0        
 
 // What an endpoint has used of its day is still used after a restart, and can be reset.
 func TestUsageOfADayAcrossARestart(t *testing.T) {
+	testenv.InOneWindow(t, testenv.LeapYear)
 	dir := t.TempDir()
 	env := []string{"TPS_DEFAULT_MAX_TPS=0", "TPS_DATA_DIR=" + dir + "/data", "TPS_LIMITS_FILE=" + dir + "/limits.yaml"}
 	first := start(t, env...)

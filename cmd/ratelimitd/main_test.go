@@ -17,6 +17,8 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
+const patience = 20 * time.Second // for what takes milliseconds
+
 // output collects what a command prints, also while it runs.
 type output struct {
 	mu  sync.Mutex
@@ -59,6 +61,21 @@ type daemon struct {
 // start serves the embedded default on free ports, with settings beside, until the test ends.
 func start(tb testing.TB, env ...string) *daemon {
 	tb.Helper()
+	d := launch(tb, env...)
+	if !slices.ContainsFunc(env, withDatabase) {
+		testenv.Eventually(tb, patience, "ready", func() error {
+			if code, body := get(tb, d.api+"/readyz"); code != http.StatusOK {
+				return fmt.Errorf("/readyz: %d %s", code, body)
+			}
+			return nil
+		})
+	}
+	return d
+}
+
+// launch does so too, and does not wait until the server is ready.
+func launch(tb testing.TB, env ...string) *daemon {
+	tb.Helper()
 	dir := tb.TempDir()
 	d := &daemon{stdout: new(output), stderr: new(output), ended: make(chan int, 1)}
 	env = append([]string{
@@ -74,7 +91,7 @@ func start(tb testing.TB, env ...string) *daemon {
 			tb.Errorf("serve ended with %d, and has printed\n%s\n%s", code, d.stdout, d.stderr)
 		}
 	})
-	testenv.Eventually(tb, 20*time.Second, "serving", func() error {
+	testenv.Eventually(tb, patience, "serving", func() error {
 		lines := regexp.MustCompile(`(?s)access log at (\S+) .*API: +(\S+)/api/v1/limits .*Try it: [^\n]*\n`).FindStringSubmatch(d.stdout.String())
 		if lines == nil {
 			select {
@@ -86,9 +103,6 @@ func start(tb testing.TB, env ...string) *daemon {
 			return fmt.Errorf("so far it has printed %q", d.stdout)
 		}
 		d.grpcAddr, d.api = lines[1], lines[2]
-		if code, body := get(tb, d.api+"/readyz"); code != http.StatusOK && !slices.ContainsFunc(env, withDatabase) {
-			return fmt.Errorf("/readyz: %d %s", code, body)
-		}
 		return nil
 	})
 	return d

@@ -13,7 +13,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -89,7 +88,7 @@ func TestLinesNameAPlace(t *testing.T) {
 func logged(tb testing.TB, log *output, message string) map[string]any {
 	tb.Helper()
 	var found map[string]any
-	testenv.Eventually(tb, 10*time.Second, "logging", func() error {
+	testenv.Eventually(tb, patience, "logging", func() error {
 		for line := range strings.Lines(log.String()) {
 			entry := map[string]any{}
 			if err := json.Unmarshal([]byte(line), &entry); err != nil {
@@ -207,7 +206,7 @@ func TestWarnsOfUnknownVariables(t *testing.T) {
 
 func TestLogFormat(t *testing.T) {
 	d := start(t, "TPS_LOG_FORMAT=text")
-	testenv.Eventually(t, 10*time.Second, "logging", func() error {
+	testenv.Eventually(t, patience, "logging", func() error {
 		if log := d.stderr.String(); !strings.Contains(log, "level=INFO msg=serving") {
 			return fmt.Errorf("text: %s", log)
 		}
@@ -294,7 +293,7 @@ func TestServeOnAnEmptyDatabase(t *testing.T) {
 	database := testenv.EmptyDatabase(t)
 	conn := testenv.Connect(t, database)
 	d := start(t, "TPS_DATABASE_URL="+database)
-	testenv.Eventually(t, 20*time.Second, "making partitions", func() error {
+	testenv.Eventually(t, patience, "making partitions", func() error {
 		var n int
 		err := conn.QueryRow(t.Context(), "SELECT count(*) FROM pg_inherits WHERE inhparent = to_regclass('tps_metrics')").Scan(&n)
 		if err == nil && n < 8 {

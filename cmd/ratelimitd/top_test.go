@@ -192,7 +192,7 @@ func (t *terminal) press(tb testing.TB, keys string) {
 // shows waits until the terminal was shown a text.
 func (t *terminal) shows(tb testing.TB, text string) {
 	tb.Helper()
-	testenv.Eventually(tb, 20*time.Second, "the terminal shows "+text, func() error {
+	testenv.Eventually(tb, patience, "the terminal shows "+text, func() error {
 		if all := t.shown.String(); !strings.Contains(all, text) {
 			return errors.New(all)
 		}
