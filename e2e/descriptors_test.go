@@ -130,6 +130,7 @@ func (s *filesStack) send(tb testing.TB, method, path string, headers ...string)
 
 // Real Envoy is limited by descriptor files as it is by envoyproxy/ratelimit.
 func TestDescriptorFiles(t *testing.T) {
+	testenv.InOneWindow(t, testenv.Year)
 	s := newFilesStack(t, shapesRoutes, shapesFile)
 	const passed, limited = http.StatusOK, http.StatusTooManyRequests
 	sent, throttled := int64(0), 0.0
@@ -202,6 +203,7 @@ func TestDescriptorFiles(t *testing.T) {
 // A file that is changed under traffic is in force within the promised time, keeps its counts, and a bad
 // one changes nothing.
 func TestDescriptorFilesReload(t *testing.T) {
+	testenv.InOneWindow(t, testenv.Year)
 	const routes = `              - match: { prefix: "/" }
                 route: { cluster: app, rate_limits: [ { actions: [ { generic_key: { descriptor_value: all } } ] } ] }
 `

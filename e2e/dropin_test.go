@@ -113,6 +113,7 @@ func (d *dropIn) healthcheck(tb testing.TB, want int) {
 // ratelimitd runs as the rate limit service of Envoy Gateway: its name, variables, certificates, probes,
 // and limits over xDS, with a real Envoy in front.
 func TestEnvoyGatewayDropIn(t *testing.T) {
+	testenv.InOneWindow(t, testenv.Year)
 	files := newTLSFiles(t)
 	clients := x509.NewCertPool()
 	clients.AddCert(files.authority.Cert)
@@ -147,9 +148,11 @@ func TestEnvoyGatewayDropIn(t *testing.T) {
 	want(http.StatusOK, "cid")
 	want(http.StatusTooManyRequests, "dee") // all of them
 
-	xds.Set(t, gatewayNode, "2", gatewayRules(100, 3))
-	testenv.Eventually(t, 10*time.Second, "the update", func() error {
-		if got := s.send(t, http.MethodGet, "/", "x-user", "eve"); got.status != http.StatusOK {
+	xds.Set(t, gatewayNode, "2", gatewayRules(1_000_000, 3))
+	polls := 0
+	testenv.Eventually(t, 10*time.Second, "the update", func() error { // what is refused counts too
+		polls++
+		if got := s.send(t, http.MethodGet, "/", "x-user", fmt.Sprintf("eve%d", polls)); got.status != http.StatusOK {
 			return fmt.Errorf("status %d", got.status)
 		}
 		return nil
