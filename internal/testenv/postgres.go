@@ -45,7 +45,7 @@ func makePostgres(tb testing.TB) *Postgres {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	p := &Postgres{dir: dir, port: FreePort(tb)}
+	p := &Postgres{dir: dir}
 	if os.Getuid() == 0 { // Postgres refuses to run as root
 		const nobody = 65534
 		p.uid = nobody
@@ -58,15 +58,17 @@ func makePostgres(tb testing.TB) *Postgres {
 	if !initdb.cmd.ProcessState.Success() {
 		tb.Fatalf("initdb: %s\n%s", initdb.cmd.ProcessState, initdb.out)
 	}
-	p.Start(tb)
+	p.await(tb, func() { p.port = FreePort(tb) }) // another one where somebody else was faster
 	return p
 }
 
 // program is one of Postgres' own on the server's data.
 func (p *Postgres) program(tb testing.TB, name string, args ...string) program {
 	tb.Helper()
-	return program{path: postgresBinary(tb, name), uid: p.uid, args: append([]string{"-D", filepath.Join(p.dir, "data")}, args...)}
+	return program{path: postgresBinary(tb, name), uid: p.uid, args: append([]string{"-D", p.data()}, args...)}
 }
+
+func (p *Postgres) data() string { return filepath.Join(p.dir, "data") }
 
 // postgresBinary finds a program of the newest Postgres that Debian's packages have installed,
 // else of the one on PATH.
@@ -89,20 +91,43 @@ func postgresBinary(tb testing.TB, name string) string {
 // Start starts a server that was killed, at the same address, and waits until it answers.
 func (p *Postgres) Start(tb testing.TB) {
 	tb.Helper()
-	postgres := p.program(tb, "postgres", "-p", strconv.Itoa(p.port), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=",
-		"-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=200", "-c", "shared_buffers=64MB")
+	p.await(tb, func() {})
+}
+
+// await starts the server, again where it has ended, and waits until it answers. prepare is called before
+// each start.
+func (p *Postgres) await(tb testing.TB, prepare func()) {
+	tb.Helper()
 	Eventually(tb, time.Minute, "starting Postgres", func() error {
 		if p.proc == nil || !p.proc.running() { // processes of a killed one may still hold its memory
-			p.proc = start(tb, postgres)
+			prepare()
+			p.proc = start(tb, p.program(tb, "postgres", "-p", strconv.Itoa(p.port), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=",
+				"-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=200", "-c", "shared_buffers=64MB"))
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		conn, err := pgx.Connect(ctx, p.ConnString("postgres"))
-		if err != nil {
+		if err := p.answers(); err != nil {
 			return fmt.Errorf("%w\n%s", err, p.proc.out)
 		}
-		return conn.Close(ctx)
+		return nil
 	})
+}
+
+// answers returns an error where nobody answers at the address, or another server.
+func (p *Postgres) answers() error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, p.ConnString("postgres"))
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx) //nolint:errcheck // of a test
+	var data string
+	if err := conn.QueryRow(ctx, "SHOW data_directory").Scan(&data); err != nil {
+		return err
+	}
+	if want := p.data(); data != want {
+		return fmt.Errorf("at port %d is the server of %s, want %s", p.port, data, want)
+	}
+	return nil
 }
 
 // ConnString is the address of a database of the server.
