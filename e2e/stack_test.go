@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -170,20 +171,38 @@ func tally(replies []reply) map[int]int {
 }
 
 // admitted returns the least and the most requests that a bucket can have admitted of those
-// that got these replies, where it was full at the first and short of tokens at the last. Both
-// are the same unless a token fell due just while the first or the last request was on its way.
+// that got these replies, where it was full at the first. Both are the same where the last was
+// refused, unless a token fell due just while that or the first request was on its way.
 func admitted(replies []reply, burst int, tps float64) (least, most int) {
-	first, last := replies[0], replies[0]
+	bySent := func(a, b reply) int { return a.sent.Compare(b.sent) }
+	first := slices.MinFunc(replies, bySent)
+	var end time.Time
+	var granted, refused []reply
 	for _, r := range replies {
-		if r.sent.Before(first.sent) {
-			first = r
+		if r.received.After(end) {
+			end = r.received
 		}
-		if r.received.After(last.received) {
-			last = r
+		if r.status == http.StatusOK {
+			granted = append(granted, r)
+		} else {
+			refused = append(refused, r)
 		}
 	}
-	at := func(d time.Duration) int { return burst + int(tps*max(d, 0).Seconds()) }
-	return at(last.sent.Sub(first.received)), at(last.received.Sub(first.sent))
+	if len(refused) > 0 { // it was short of tokens then
+		came := tps * slices.MaxFunc(refused, bySent).sent.Sub(first.received).Seconds()
+		least = burst + int(max(came-overflow(granted, first.sent, tps), 0))
+	}
+	return least, burst + int(tps*end.Sub(first.sent).Seconds())
+}
+
+// overflow is how many tokens at most found the bucket full since an instant, as it was then: where
+// clients are slow, more come than they take.
+func overflow(granted []reply, since time.Time, tps float64) (lost float64) {
+	slices.SortFunc(granted, func(a, b reply) int { return a.received.Compare(b.received) })
+	for i, r := range granted[min(1, len(granted)):] {
+		lost = max(lost, tps*r.received.Sub(since).Seconds()-float64(i+1))
+	}
+	return lost
 }
 
 // headerInt reads the number that a header begins with.
