@@ -70,8 +70,8 @@ func TestHeldRequestsArriveLateAndInOrder(t *testing.T) {
 	upstream := &arrivals{}
 	logPath := filepath.Join(t.TempDir(), "access.log")
 	s := newStack(t, stackConfig{envoy: "envoy-hold.yaml", upstream: upstream, edit: fileLog(t, logPath, "%REQ(X-REQUEST)% %DURATION%")})
-	const tps, held = 2, 6
-	s.setLimits(t, "INSERT INTO tps_limits (gateway, endpoint, max_tps, burst, max_wait_ms) VALUES ('gw-main', 'pay', $1, 1, 60000)", tps)
+	const perSeconds, held = 3, 4 // each is at ratelimitd long before its turn
+	s.setLimits(t, "INSERT INTO tps_limits (gateway, endpoint, max_tps, per_seconds, burst, max_wait_ms) VALUES ('gw-main', 'pay', 1, $1, 1, 60000)", perSeconds)
 
 	var first reply
 	var err error
@@ -103,7 +103,7 @@ func TestHeldRequestsArriveLateAndInOrder(t *testing.T) {
 			t.Errorf("the upstream saw %v, want them in the order in which they were sent", upstream.order)
 			break
 		}
-		due := first.sent.Add(time.Duration(i) * time.Second / tps)
+		due := first.sent.Add(time.Duration(i*perSeconds) * time.Second)
 		if at := upstream.at[name]; at.Before(due) {
 			t.Errorf("request %d reached the upstream %s before its turn", i, due.Sub(at))
 		}
@@ -157,7 +157,7 @@ func assertWaitsAgree(tb testing.TB, s *stack, logged map[string][]int, replies 
 func TestHeldClientLeaves(t *testing.T) {
 	upstream := &arrivals{}
 	s := newStack(t, stackConfig{envoy: "envoy-hold.yaml", upstream: upstream})
-	s.setLimits(t, "INSERT INTO tps_limits (gateway, endpoint, max_tps, burst, max_wait_ms) VALUES ('gw-main', 'pay', 1, 1, 60000)")
+	s.setLimits(t, "INSERT INTO tps_limits (gateway, endpoint, max_tps, per_seconds, burst, max_wait_ms) VALUES ('gw-main', 'pay', 1, 10, 1, 60000)")
 	if r, err := s.getNamed(t.Context(), "pay", "first"); err != nil || r.status != http.StatusOK {
 		t.Fatalf("the first request: status %d, %v", r.status, err)
 	}
