@@ -145,9 +145,10 @@ func tokens(rate int, d time.Duration) int { return int(max(d, 0)) * rate / int(
 // queued it, and the grants are those of the exact model from the first charge to the last one:
 // the turns of those who hang up are taken by the next.
 func TestThousandsAreHeldAtOnce(t *testing.T) {
-	const held, rate, lanes = 2000, 250, 20
+	const held, rate, lanes = 2000, 200, 40
 	c := newCrowd(t, nil)
 	c.stack.setLimits(t, "INSERT INTO tps_limits (gateway, max_tps, burst, max_wait_ms) VALUES ('gw-main', $1, $1, 60000)", rate)
+	c.ask(t, 0) // connects
 	m := model{rate: rate, after: time.Now()}
 	if code := c.ask(t, rate); code != ratelimitv3.RateLimitResponse_OK {
 		t.Fatalf("the request that empties the bucket: %s", code)
@@ -208,8 +209,8 @@ func (c *crowd) followModel(tb testing.TB, m model) {
 		samples, narrowest = samples+1, min(narrowest, most-least)
 	}
 	tb.Logf("grants were the model's at %d instants, at the narrowest within %d to it", samples, narrowest)
-	if narrowest > 2 {
-		tb.Errorf("at best grants were known to %d, want ±1: this machine is too slow to tell", narrowest)
+	if narrowest > m.rate/10 {
+		tb.Errorf("at best grants were known to %d, want those of 0.1 s: this machine is too slow to tell", narrowest)
 	}
 }
 
