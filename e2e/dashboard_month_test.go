@@ -43,6 +43,7 @@ func (k *kept) begin(t time.Time) time.Time {
 // each leave in rollups.
 func month(tb testing.TB, all ...kept) *pgx.Conn {
 	tb.Helper()
+	testenv.InOneWindow(tb, day) // partitions begin at midnight
 	address := testenv.Database(tb)
 	pool, err := pgxpool.New(tb.Context(), address)
 	if err != nil {
