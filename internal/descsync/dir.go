@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/tps-agent/ratelimitd/internal/descriptors"
 	"github.com/tps-agent/ratelimitd/internal/filewatch"
@@ -105,13 +104,10 @@ func (s *Dir) recall(ctx context.Context) {
 
 // Run follows the directory until ctx ends, and returns nil then.
 func (s *Dir) Run(ctx context.Context) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return s.kept.Run(ctx) })
-	group.Go(func() error {
+	s.kept.RunWhile(ctx, func() {
 		filewatch.Follow(ctx, filewatch.Config{What: "the descriptor files", Tree: s.cfg.Dir, Poll: s.cfg.PollInterval}, s.log, s.look)
-		return nil
 	})
-	return group.Wait()
+	return nil
 }
 
 // look puts in force what the directory holds now.

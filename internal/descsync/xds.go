@@ -11,7 +11,6 @@ import (
 
 	ratelimitv3 "github.com/envoyproxy/go-control-plane/ratelimit/config/ratelimit/v3"
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/tps-agent/ratelimitd/internal/descriptors"
@@ -158,13 +157,8 @@ const (
 
 // Run follows the server until ctx ends, and returns nil then.
 func (x *XDS) Run(ctx context.Context) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return x.kept.Run(ctx) })
-	group.Go(func() error {
-		x.follow(ctx)
-		return nil
-	})
-	return group.Wait()
+	x.kept.RunWhile(ctx, func() { x.follow(ctx) })
+	return nil
 }
 
 func (x *XDS) follow(ctx context.Context) {

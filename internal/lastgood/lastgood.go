@@ -103,6 +103,16 @@ func (f *File) Run(ctx context.Context) error {
 	}
 }
 
+// RunWhile is Run until source, which puts content, has ended: what it puts at its end is written, too.
+func (f *File) RunWhile(ctx context.Context, source func()) {
+	ctx, end := context.WithCancel(context.WithoutCancel(ctx))
+	var running sync.WaitGroup
+	running.Go(func() { _ = f.Run(ctx) }) // it returns nil
+	source()
+	end()
+	running.Wait()
+}
+
 // notify has Run look at what waits.
 func (f *File) notify() {
 	select {

@@ -120,3 +120,18 @@ func TestUnreadable(t *testing.T) {
 		t.Errorf("read %q, logs %s", v, k.logs.String())
 	}
 }
+
+// What a source puts while it ends is kept.
+func TestLastWordOfASourceIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKept(t.TempDir())
+		ctx, cancel := context.WithCancel(t.Context())
+		k.RunWhile(ctx, func() {
+			k.Put("first")
+			cancel()
+			synctest.Wait()
+			k.Put("last")
+		})
+		k.want(t, "last")
+	})
+}

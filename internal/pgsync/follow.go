@@ -59,7 +59,6 @@ func (s *Sync) session(ctx context.Context, answered func()) error {
 		return err
 	}
 	defer hangUp(ctx, conn)
-	s.metrics.up.Set(1)
 	s.lastLogged = time.Time{}
 	s.log.InfoContext(ctx, "limits are followed in Postgres", slog.String("database", s.target),
 		slog.Int64("snapshot", s.current.Load().ID()), slog.Int("limits", s.current.Load().Len()))
@@ -175,12 +174,12 @@ func (s *Sync) isNews(payload string) bool {
 func (s *Sync) lost(ctx context.Context, err error) {
 	s.metrics.up.Set(0)
 	s.metrics.loadErrors.WithLabelValues(reason(err)).Inc()
-	s.mu.Lock()
-	s.cause = err
-	s.mu.Unlock()
 	if s.current.Load() != nil {
 		s.metrics.stale.Set(1)
 	}
+	s.mu.Lock()
+	s.cause = err // last: who waits for Ready finds the metrics
+	s.mu.Unlock()
 	if time.Since(s.lastLogged) < remindEvery {
 		return
 	}

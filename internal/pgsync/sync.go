@@ -175,6 +175,7 @@ func (s *Sync) publish(build func(prev *limits.Table) (*limits.Table, error)) er
 
 // confirm notes that the table in force is what Postgres has, and wakes who waits for it.
 func (s *Sync) confirm() {
+	s.metrics.up.Set(1)
 	s.metrics.stale.Set(0)
 	t := s.current.Load()
 	s.mu.Lock()
