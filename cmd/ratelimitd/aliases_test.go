@@ -1,6 +1,7 @@
 package main
 
 import (
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -8,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tps-agent/ratelimitd/internal/certs"
+	"github.com/tps-agent/ratelimitd/internal/testenv"
 )
 
 // inPlace is the config of a process that is put in the place of envoyproxy/ratelimit.
@@ -123,5 +125,20 @@ func TestWhatAliasesSay(t *testing.T) {
 		"REDIS_SOCKET_TYPE: counters are in the memory of this process", "REDIS_URL: counters are in the memory of this process", "STATSD_HOST: metrics are at /metrics",
 	}, got.aliases.ignored); d != "" {
 		t.Errorf("ignored (-want +got):\n%s", d)
+	}
+}
+
+// What was taken is told whatever LOG_LEVEL an operator brings along.
+func TestAliasesAreTold(t *testing.T) {
+	for level, want := range map[string]string{"INFO": "level=INFO", "WARN": "level=WARN"} {
+		got, err := resolve(t, nil, []string{"RUNTIME_ROOT=/r", "LOG_LEVEL=" + level})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var logs testenv.Logs
+		got.sayAliases(t.Context(), slog.New(slog.NewTextHandler(&logs, &slog.HandlerOptions{Level: got.logLevel})))
+		if log := logs.String(); strings.Count(log, "\n") != 1 || !strings.Contains(log, want) || !strings.Contains(log, "TPS_CONFIG_DIR (from RUNTIME_ROOT") {
+			t.Errorf("with LOG_LEVEL=%s it says %q, want %s", level, log, want)
+		}
 	}
 }

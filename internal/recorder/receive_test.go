@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -133,4 +134,36 @@ func TestOfferIsAllOrNothing(t *testing.T) {
 	assertMetric(t, reg, 50, "ratelimitd_recorder_received_total")
 	assertMetric(t, reg, 50, "ratelimitd_recorder_queue_length")
 	assertMetric(t, reg, 0, "ratelimitd_spool_lost_total")
+}
+
+// What is posted counts in the windows when it was, what Envoy sends when it comes.
+func TestWindowsOfWhatIsLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := run(t, config())
+		ago := func(d time.Duration, endpoints ...string) []traffic.Transaction {
+			all := transactionsOf(endpoints...)
+			for i := range all {
+				all[i].At = time.Now().Add(-d)
+			}
+			return all
+		}
+		r.Record(ago(time.Minute, "envoy"))
+		if err := r.Offer(ago(time.Minute, "posted")); err != nil {
+			t.Fatal(err)
+		}
+		b := batch(0, "keyed", "keyed")
+		b.Transactions = ago(time.Minute, "keyed", "keyed")
+		r.receive(t, b, 2)
+		<-time.After(time.Second)
+		for window, want := range map[time.Duration][]string{10 * time.Second: {"envoy"}, 2 * time.Minute: {"envoy", "keyed", "posted"}} {
+			snapshot, err := r.Windows().Snapshot(time.Now(), window)
+			var got []string
+			for _, k := range snapshot.Keys {
+				got = append(got, k.Endpoint)
+			}
+			if err != nil || !slices.Equal(got, want) {
+				t.Errorf("within %s there were %q, %v; want %q", window, got, err, want)
+			}
+		}
+	})
 }
