@@ -235,6 +235,7 @@ func checkGrowth(t *testing.T, what string, each [4]int64) {
 	}
 }
 
+// growth is by how many bytes the last third may be above the first one.
 func growth() int64 {
 	if endOf(1) < fillTime {
 		return growthBytes + fillBytes

@@ -20,11 +20,8 @@ func writeDomain(w io.Writer, d *descriptors.Domain) {
 		r := n.Rule
 		switch {
 		case r != nil:
-			fmt.Fprintf(w, "%s: unit=%s requests_per_unit=%d, shadow_mode: %t, quota_mode: %t", shown(n.Name()), windowText(r), r.RequestsPerUnit, r.Shadow, r.Quota)
-			for _, word := range slices.Concat(extraWords(r), nodeFlags(&n)) {
-				fmt.Fprint(w, ", ", word)
-			}
-			fmt.Fprintln(w)
+			line := fmt.Sprintf("%s: unit=%s requests_per_unit=%d, shadow_mode: %t, quota_mode: %t", shown(n.Name()), windowText(r), r.RequestsPerUnit, r.Shadow, r.Quota)
+			fmt.Fprintln(w, strings.Join(slices.Concat([]string{line}, extraWords(r), nodeFlags(&n)), ", "))
 		case n.Leaf:
 			fmt.Fprintf(w, "%s: no limit\n", shown(n.Name()))
 		}

@@ -69,9 +69,9 @@ func within(patience time.Duration, f func()) {
 	}
 }
 
-// flushed runs a part that writes to the data directory when ctx ends, and goes on without it where that
+// untilFlushed runs a part that writes to the data directory when ctx ends, and goes on without it where that
 // takes longer than the recorder may.
-func (s *server) flushed(ctx context.Context, what string, run func(context.Context) error) error {
+func (s *server) untilFlushed(ctx context.Context, what string, run func(context.Context) error) error {
 	ended := make(chan error, 1)
 	go func() { ended <- run(ctx) }()
 	select {

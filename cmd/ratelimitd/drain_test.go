@@ -192,13 +192,13 @@ func TestNothingIsWaitedForWithoutBound(t *testing.T) {
 		var logs testenv.Logs
 		s := &server{cfg: config{drainTime: 25 * time.Second}, log: slog.New(slog.NewTextHandler(&logs, nil))}
 		began = time.Now()
-		if err := s.flushed(ctx, "the limits", func(context.Context) error { <-hangs; return io.EOF }); err != nil {
+		if err := s.untilFlushed(ctx, "the limits", func(context.Context) error { <-hangs; return io.EOF }); err != nil {
 			t.Errorf("what hangs at its last write ended with %v, want nil", err)
 		}
 		if took, want := time.Since(began), 4*time.Second; took != want || !strings.Contains(logs.String(), `level=WARN msg="the data directory hangs`) {
 			t.Errorf("the last write was waited for %s, want %s; logs %s", took, want, logs.String())
 		}
-		if err := s.flushed(t.Context(), "the limits", func(context.Context) error { return io.EOF }); !errors.Is(err, io.EOF) {
+		if err := s.untilFlushed(t.Context(), "the limits", func(context.Context) error { return io.EOF }); !errors.Is(err, io.EOF) {
 			t.Errorf("a part that fails ended with %v, want EOF", err)
 		}
 	})

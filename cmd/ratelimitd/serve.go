@@ -381,12 +381,12 @@ func (s *server) run(ctx context.Context, stdout io.Writer) error {
 	live, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	group, live := errgroup.WithContext(live)
-	group.Go(func() error { return s.flushed(live, "the limits", s.store.Run) })
+	group.Go(func() error { return s.untilFlushed(live, "the limits", s.store.Run) })
 	group.Go(func() error { return s.engine.Run(live) })
-	group.Go(func() error { return s.flushed(live, "the usage of long windows", s.usage.Run) })
+	group.Go(func() error { return s.untilFlushed(live, "the usage of long windows", s.usage.Run) })
 	group.Go(func() error { return s.recorder.Run(live) })
 	if s.domains != nil {
-		group.Go(func() error { return s.flushed(live, "the last good descriptor files", s.domains.Run) })
+		group.Go(func() error { return s.untilFlushed(live, "the last good descriptor files", s.domains.Run) })
 	}
 	if s.metrics != nil {
 		group.Go(func() error { return named("serving metrics", ignoreClosed(s.metrics.Serve(s.listeners.metrics))) })

@@ -112,7 +112,6 @@ func TestReadDirThatIsNotThere(t *testing.T) {
 	}
 }
 
-// TestReadDirOfAFile is a setting that names a file.
 // A directory that is moved away while it is read has not lost its files, and one that takes its name is
 // read whole.
 func TestReadDirThatIsReplaced(t *testing.T) {
@@ -163,6 +162,7 @@ func TestReadDirThatIsReplaced(t *testing.T) {
 	}
 }
 
+// TestReadDirOfAFile is a setting that names a file.
 func TestReadDirOfAFile(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "shop.yaml", "a")

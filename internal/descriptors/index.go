@@ -52,8 +52,9 @@ func (d *Domain) Walk(f func(n Node)) {
 	for i := range d.nodes {
 		n := &d.nodes[i]
 		f(Node{
-			int(n.depth), n.key, n.value, n.next == nil, n.rule,
-			n.flags.has(shareThreshold), n.flags.has(detailedMetric), n.flags.has(valueToMetric), d, n,
+			Depth: int(n.depth), Key: n.key, Value: n.value, Leaf: n.next == nil, Rule: n.rule,
+			ShareThreshold: n.flags.has(shareThreshold), DetailedMetric: n.flags.has(detailedMetric), ValueToMetric: n.flags.has(valueToMetric),
+			domain: d, node: n,
 		})
 	}
 }

@@ -116,7 +116,7 @@ func eventually(tb testing.TB, what string, check func() error) {
 	testenv.Eventually(tb, patience, what, check)
 }
 
-// not waits for the fault.
+// not finds a fault where check finds none.
 func not(check func() error) func() error {
 	return func() error {
 		if check() == nil {
@@ -126,7 +126,7 @@ func not(check func() error) func() error {
 	}
 }
 
-// says waits for a text in the log.
+// says finds a fault where a text is not in the log.
 func (f *follower) says(text string) func() error {
 	return func() error {
 		if logged := f.logged(); !strings.Contains(logged, text) {

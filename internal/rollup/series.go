@@ -22,7 +22,7 @@ type series struct {
 	load *load // of its gateway
 
 	mu      sync.Mutex
-	newest  uint32 // the second of the last transaction
+	newest  uint32 // the second in which the last transaction was received
 	late    tally  // of the second of the last one that came too late for the seconds
 	seconds *[ringSeconds / chunkSlots]*chunk
 	minutes *[ringMinutes / chunkSlots]*chunk
@@ -44,27 +44,15 @@ type slot struct {
 	histogram  Histogram
 }
 
-func (s *series) add(second uint32, t *traffic.Transaction) {
+// add counts a transaction that is received now in a second of the last hour.
+func (s *series) add(now, second uint32, t *traffic.Transaction) {
 	bucket := BucketOf(t.Duration)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if second/60 > s.newest/60 {
-		s.dropStaleLocked(second)
+	if now/60 > s.newest/60 {
+		s.dropStaleLocked(now)
 	}
-	s.newest = second
-	sec := s.secondLocked(second)
-	sec.add(t, bucket)
-	minute := s.minuteLocked(second / 60)
-	minute.add(t, bucket)
-	minute.peak = max(minute.peak, sec.requests)
-}
-
-// addLate is add for a second that is over, within the last hour.
-func (s *series) addLate(now, second uint32, t *traffic.Transaction) {
-	bucket := BucketOf(t.Duration)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.newest = max(s.newest, second)
+	s.newest = now
 	minute := s.minuteLocked(second / 60)
 	minute.add(t, bucket)
 	if second+keepSeconds < now {
@@ -178,37 +166,22 @@ type load struct {
 // tally is a number of requests of a second, or of the largest second of a minute.
 type tally struct{ at, n uint32 }
 
-func (l *load) add(second uint32) {
+// add is that of a series.
+func (l *load) add(now, second uint32) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.newest = second
-	l.countLocked(second)
-}
-
-func (l *load) addLate(now, second uint32) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.newest = max(l.newest, second)
-	if second+keepSeconds < now {
-		l.minuteLocked(second/60, l.late.count(second))
-		return
-	}
-	l.countLocked(second)
-}
-
-func (l *load) countLocked(second uint32) {
 	if l.seconds == nil {
 		l.seconds = &[ringSeconds]tally{}
 	}
-	l.minuteLocked(second/60, l.seconds[second%ringSeconds].count(second))
-}
-
-// minuteLocked notes that a second of a minute has had n requests.
-func (l *load) minuteLocked(minute, n uint32) {
 	if l.minutes == nil {
 		l.minutes = &[ringMinutes]tally{}
 	}
-	l.minutes[minute%ringMinutes].raise(minute, n)
+	l.newest = now
+	sec := &l.seconds[second%ringSeconds]
+	if second+keepSeconds < now {
+		sec = &l.late
+	}
+	l.minutes[second/60%ringMinutes].raise(second/60, sec.count(second))
 }
 
 // of returns the number of that time, 0 where the tally is another one's.

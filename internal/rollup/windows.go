@@ -41,10 +41,7 @@ func NewWindows(names *Names) *Windows { return &Windows{names: names} }
 // Add counts a transaction that is received now. The key is that of [Names.Bounded].
 func (w *Windows) Add(now time.Time, t *traffic.Transaction, key Key) {
 	second := secondOf(now)
-	s := w.find(key)
-	s.add(second, t)
-	s.load.add(second)
-	w.sweepAt(second)
+	w.add(second, second, t, key)
 }
 
 // LateAfter is how long after its At a transaction may come and still count as one of now.
@@ -62,15 +59,15 @@ func (w *Windows) AddTold(now time.Time, t *traffic.Transaction, key Key) {
 	case late > MaxWindow:
 		return
 	}
-	second, at := secondOf(now), secondOf(t.At)
-	s := w.find(key)
-	s.addLate(second, at, t)
-	s.load.addLate(second, at)
-	w.sweepAt(second)
+	w.add(secondOf(now), secondOf(t.At), t, key)
 }
 
-func (w *Windows) sweepAt(second uint32) {
-	if minute := int64(second / 60); minute > w.minute.Load() {
+// add counts what is received now in a second of the last hour.
+func (w *Windows) add(now, second uint32, t *traffic.Transaction, key Key) {
+	s := w.find(key)
+	s.add(now, second, t)
+	s.load.add(now, second)
+	if minute := int64(now / 60); minute > w.minute.Load() {
 		w.sweep(minute)
 	}
 }

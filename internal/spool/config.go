@@ -24,8 +24,8 @@ const (
 // Config of a Log.
 type Config struct {
 	Dir string // of its own; made if it is missing
-	// Prepare is called before a segment is made, so that what the directory needs is there also where the
-	// disk took nothing at Open; nil = nothing is to be done.
+	// Prepare makes what is above the directory and keeps other processes out of it. It is called before
+	// each segment; nil = nothing is to be done.
 	Prepare func() error
 	Max     int64 // bytes of all segments; a frame that is larger is lost
 

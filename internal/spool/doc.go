@@ -17,8 +17,8 @@
 // fails its checksum. Append never waits for the disk. The files of all segments have at most
 // Config.Max bytes.
 //
-// How it fails: where the disk is full or broken, the records of that write are lost and counted,
-// and the next write is tried as usual. At Config.Max the oldest segment goes, and what a reader had
+// How it fails: where the disk is full or broken, at Open or later, the records of that write are lost
+// and counted, and the next write is tried as usual. At Config.Max the oldest segment goes, and what a reader had
 // not committed of it is counted as lost. A frame that is torn or damaged ends its segment; frames
 // before it and later segments are read. Write(2) is all that a reader waits for, and all that
 // survives kill -9; a loss of power costs at most what came since the last fsync.

@@ -18,8 +18,9 @@ const maxBad = 3
 
 // load finds the segments and cursors of earlier runs and names the new one.
 func (l *Log) load() error {
-	entries, err := os.ReadDir(l.cfg.Dir)              // sorted by name, and so by age
-	if err != nil && !errors.Is(err, fs.ErrNotExist) { // the directory could not be made: see Open
+	entries, err := os.ReadDir(l.cfg.Dir)     // sorted by name, and so by age
+	missing := errors.Is(err, fs.ErrNotExist) // it could not be made: see Open
+	if err != nil && !missing {
 		return fmt.Errorf("reading the directory of the spool: %w", err)
 	}
 	for _, e := range entries {

@@ -8,7 +8,6 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -77,12 +76,6 @@ func Open(cfg Config, reg prometheus.Registerer, log *slog.Logger) (*Log, error)
 		return nil, err
 	}
 	return l, nil
-}
-
-// DiskFault tells whether err says that a disk takes nothing at this time: it is full, read-only or
-// broken. Whatever is wrong with a path will be so at the next try, too, and is none.
-func DiskFault(err error) bool {
-	return isFull(err) || errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.EIO)
 }
 
 // tolerates logs a fault of the disk, and tells whether err is one.

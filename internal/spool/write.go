@@ -352,3 +352,9 @@ func (l *Log) freeUp() bool {
 func isFull(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG)
 }
+
+// DiskFault tells whether err says that a disk takes nothing at this time: it is full, read-only or
+// broken. Whatever is wrong with a path will be so at the next try, too, and is none.
+func DiskFault(err error) bool {
+	return isFull(err) || errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.EIO)
+}
