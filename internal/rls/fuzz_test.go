@@ -97,6 +97,7 @@ func FuzzJSON(f *testing.F) {
 		f.Add([]byte(body), "x", false)
 	}
 	f.Add([]byte(payBody), "18446744073709551616", false)
+	f.Add([]byte(payBody), "99999999999999999999s", false)
 	f.Add([]byte(payBody+strings.Repeat(" ", httpjson.MaxBody-len(payBody))), "", true)
 	f.Add([]byte(payBody+strings.Repeat(" ", httpjson.MaxBody-len(payBody)+1)), "", true)
 	f.Fuzz(func(t *testing.T, body []byte, maxWait string, loaded bool) {

@@ -1,7 +1,6 @@
 package rls
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -64,10 +63,10 @@ func parseMaxWait(h http.Header) (time.Duration, error) {
 	if v == "" {
 		return -1, nil
 	}
-	ms, err := strconv.ParseUint(v, 10, 64)
-	if err != nil && !errors.Is(err, strconv.ErrRange) { // more than fits is as good as the most
+	if strings.Trim(v, "0123456789") != "" { // ParseUint reads no further than where a number is too large
 		return 0, fmt.Errorf("header %s %.64q: is not a whole number of milliseconds", maxWaitHeader, v)
 	}
+	ms, _ := strconv.ParseUint(v, 10, 64) // the most, where it is more than fits
 	return time.Duration(min(ms, uint64(buckets.MaxWait/time.Millisecond))) * time.Millisecond, nil
 }
 

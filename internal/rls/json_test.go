@@ -50,6 +50,7 @@ func TestJSONStatus(t *testing.T) {
 		{"a wait", payBody, "250", 200, ""},
 		{"a wait of more than fits", payBody, "99999999999999999999", 200, ""},
 		{"a wait that is no number", payBody, "soon", 400, "header X-Max-Wait-Ms"},
+		{"a wait of more than fits that is no number", payBody, "99999999999999999999 ms", 400, "header X-Max-Wait-Ms"},
 		{"a wait below 0", payBody, "-1", 400, "header X-Max-Wait-Ms"},
 		{"a wait with a fraction", payBody, "0.5", 400, "header X-Max-Wait-Ms"},
 	} {
