@@ -156,4 +156,8 @@ func TestStartOnAFullDisk(t *testing.T) {
 	if got := d.metric(t, "ratelimitd_spool_lost_total"); got != 1000 {
 		t.Errorf("%g transactions are lost, want still 1000", got)
 	}
+	testenv.Eventually(t, time.Minute, "keeping the last good limits", func() error {
+		_, err := os.Stat(filepath.Join(data, "limits.json"))
+		return err
+	})
 }

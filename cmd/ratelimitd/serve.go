@@ -223,7 +223,7 @@ func (s *server) makeStore() (err error) {
 		s.store, err = filesync.New(filesync.Config{Path: s.cfg.limitsFile}, s.clock, s.current, s.registry, s.log)
 		return err
 	}
-	c := pgsync.Config{ConnString: s.cfg.database, PollInterval: s.cfg.pollInterval, DataDir: s.cfg.dataDir}
+	c := pgsync.Config{ConnString: s.cfg.database, PollInterval: s.cfg.pollInterval, DataDir: s.cfg.dataDir, Prepare: s.lockDataDir}
 	tried := sync.OnceFunc(func() { close(s.migrationTried) })
 	if s.cfg.migrate {
 		c.Migrate = func(ctx context.Context) error {

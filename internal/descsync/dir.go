@@ -32,7 +32,7 @@ type Dir struct {
 	cfg     DirConfig
 	log     *slog.Logger
 	metrics *metrics
-	kept    *lastgood.File
+	kept    *lastgood.File[savedFiles]
 	state   atomic.Pointer[state]
 	ready   atomic.Bool // every file that there was at some instant was good at least once
 
@@ -69,7 +69,7 @@ func NewDir(cfg DirConfig, reg prometheus.Registerer, log *slog.Logger) (*Dir, e
 	if d.metrics, err = newMetrics(reg, d.Ready); err != nil {
 		return nil, err
 	}
-	d.kept = lastgood.New(lastgood.Config{What: "the last good descriptor files", Dir: cfg.DataDir, Name: filesName, Prepare: cfg.Prepare, Errors: d.metrics.stateErrors}, log)
+	d.kept = lastgood.New(lastgood.Config[savedFiles]{What: "the last good descriptor files", Dir: cfg.DataDir, Name: filesName, Prepare: cfg.Prepare, Errors: d.metrics.stateErrors}, log)
 	return d, nil
 }
 

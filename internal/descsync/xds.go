@@ -41,7 +41,7 @@ type XDS struct {
 	metrics   *metrics
 	connected prometheus.Gauge
 	responses *prometheus.CounterVec
-	kept      *lastgood.File
+	kept      *lastgood.File[savedResources]
 
 	loaded atomic.Bool
 	fault  atomic.Pointer[error] // why what is in force may not be what the server has; nil = it is
@@ -77,7 +77,7 @@ func NewXDS(cfg XDSConfig, reg prometheus.Registerer, log *slog.Logger) (*XDS, e
 	if x.metrics, err = newMetrics(reg, x.Ready); err != nil {
 		return nil, err
 	}
-	x.kept = lastgood.New(lastgood.Config{What: "the last good resources of the xDS server", Dir: cfg.DataDir, Name: resourcesName, Prepare: cfg.Prepare, Errors: x.metrics.stateErrors}, log)
+	x.kept = lastgood.New(lastgood.Config[savedResources]{What: "the last good resources of the xDS server", Dir: cfg.DataDir, Name: resourcesName, Prepare: cfg.Prepare, Errors: x.metrics.stateErrors}, log)
 	for _, c := range []prometheus.Collector{x.connected, x.responses} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("registering the metrics of xDS: %w", err)

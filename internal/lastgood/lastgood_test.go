@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -24,10 +26,11 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // kept is a File of a test, and what it logs.
 type kept struct {
-	*lastgood.File
+	*lastgood.File[string]
 
 	dir    string
 	fault  error // of Prepare
+	writes int   // that were tried
 	mu     sync.Mutex
 	errors prometheus.Counter
 	logs   bytes.Buffer
@@ -35,9 +38,10 @@ type kept struct {
 
 func newKept(dir string) *kept {
 	k := &kept{dir: dir, errors: prometheus.NewCounter(prometheus.CounterOpts{Name: "errors_total", Help: "Faults."})}
-	k.File = lastgood.New(lastgood.Config{What: "the content", Dir: dir, Name: "f.json", Errors: k.errors, Prepare: func() error {
+	k.File = lastgood.New(lastgood.Config[string]{What: "the content", Dir: dir, Name: "f.json", Errors: k.errors, Prepare: func() error {
 		k.mu.Lock()
 		defer k.mu.Unlock()
+		k.writes++
 		return k.fault
 	}}, slog.New(slog.NewTextHandler(&k.logs, nil)))
 	return k
@@ -83,12 +87,42 @@ func TestNewestIsKept(t *testing.T) {
 			k.Put(v)
 			synctest.Wait()
 			k.want(t, v)
+			time.Sleep(time.Second)
 		}
 		stop()
 		k.Put("three") // comes at the end
 		k.run(t)()
 		k.want(t, "three")
 	})
+}
+
+// What comes faster than once a second is not written as often.
+func TestWritesAreFew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKept(t.TempDir())
+		stop := k.run(t)
+		for range 1000 {
+			k.Put("again")
+			time.Sleep(10 * time.Millisecond)
+		}
+		k.Put("last")
+		stop()
+		k.want(t, "last")
+		if k.writes > 12 {
+			t.Errorf("1001 contents in 10 s made %d writes, want one a second and the last", k.writes)
+		}
+	})
+}
+
+// Content may be written in a form of its own.
+func TestEncode(t *testing.T) {
+	k := newKept(t.TempDir())
+	f := lastgood.New(lastgood.Config[int]{Dir: k.dir, Name: "f.json", Errors: k.errors, Encode: func(w io.Writer, v int) error {
+		_, err := fmt.Fprintf(w, "\"%d rows\"", v)
+		return err
+	}}, slog.New(slog.DiscardHandler))
+	f.RunWhile(t.Context(), func() { f.Put(7) })
+	k.want(t, "7 rows")
 }
 
 // A write that goes wrong is tried again, with the newest content, and said once.

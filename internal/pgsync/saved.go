@@ -24,7 +24,7 @@ const (
 
 // readState opens the state file, reads its first line, and gives the rest to read.
 func (s *Sync) readState(read func(stateHeader, *bufio.Reader) error) error {
-	f, err := os.Open(s.statePath())
+	f, err := os.Open(s.kept.Path())
 	if err != nil {
 		return fmt.Errorf("opening the state file: %w", err)
 	}
@@ -36,7 +36,7 @@ func (s *Sync) readState(read func(stateHeader, *bufio.Reader) error) error {
 		err = json.Unmarshal(line, &h)
 	}
 	if err != nil {
-		return fmt.Errorf("reading the head of %s: %w", s.statePath(), err)
+		return fmt.Errorf("reading the head of %s: %w", s.kept.Path(), err)
 	}
 	if info, err := f.Stat(); err == nil {
 		h.atMost = int(info.Size() / fewestRowBytes)
@@ -68,7 +68,7 @@ func (s *Sync) readSaved(ctx context.Context, h stateHeader, r *bufio.Reader) ([
 		decoding.Wait()
 		for i := range parts {
 			if p := &parts[i]; p.err != nil {
-				return nil, fmt.Errorf("reading row %d of %d of %s: %w", p.errAt+1, h.Rows, s.statePath(), p.err)
+				return nil, fmt.Errorf("reading row %d of %d of %s: %w", p.errAt+1, h.Rows, s.kept.Path(), p.err)
 			}
 			rows = append(rows, parts[i].good...)
 			s.passOverAll(ctx, parts[i].bad)

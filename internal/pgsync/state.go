@@ -9,7 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"path/filepath"
 	"time"
 
 	"github.com/tps-agent/ratelimitd/internal/atomicfile"
@@ -19,15 +18,6 @@ import (
 // stateFile holds the last good limits, in the data directory: a line with a stateHeader, then one
 // line for each row.
 const stateFile = "limits.json"
-
-const (
-	// saveEvery and saveShare bound how often the state file is written: a write is followed by a
-	// pause of at least the first, and of the second times what the write took.
-	saveEvery = time.Second
-	saveShare = 10
-	// saveAgain is the pause after a write that went wrong.
-	saveAgain = 10 * time.Second
-)
 
 // stateHeader says what the rows of the state file are.
 type stateHeader struct {
@@ -39,71 +29,26 @@ type stateHeader struct {
 	atMost int // rows that a file of its size can have
 }
 
-func (s *Sync) statePath() string { return filepath.Join(s.cfg.DataDir, stateFile) }
-
-// keepState writes the file after changes until ctx ends. It is never on the way of a change: what
-// comes while it writes or pauses is written next, all at once.
-func (s *Sync) keepState(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-s.dirty:
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(s.save(ctx)):
-		}
+// keep has the limits in force written to the state file, if they are not there yet.
+func (s *Sync) keep(t *limits.Table) {
+	if s.cfg.DataDir == "" || s.keptID == t.ID() {
+		return
 	}
+	s.keptID = t.ID()
+	s.kept.Put(t)
 }
 
-// saveLast writes the file if a change is not in it yet.
-func (s *Sync) saveLast(ctx context.Context) {
-	select {
-	case <-s.dirty:
-		s.save(ctx)
-	default:
-	}
-}
-
-// save writes the limits in force, and returns how long to pause then. A disk that is full costs
-// nothing but the file: it is tried again.
-func (s *Sync) save(ctx context.Context) (pause time.Duration) {
-	t := s.current.Load()
-	if s.cfg.DataDir == "" || (s.savedID == t.ID() && !s.saveFailed) {
-		return 0
-	}
-	began := time.Now()
-	err := s.writeState(t)
-	if err != nil {
-		s.metrics.loadErrors.WithLabelValues("state_file").Inc()
-		if !s.saveFailed {
-			s.log.WarnContext(ctx, "the last good limits cannot be written to the data directory", slog.Any("error", err))
+// encode writes the content of the state file.
+func (s *Sync) encode(w io.Writer, t *limits.Table) error {
+	enc := json.NewEncoder(w)
+	err := enc.Encode(stateHeader{Database: s.target, ID: t.ID(), Rows: t.Len(), LoadedAt: t.LoadedAt().UTC()})
+	for l := range t.All() {
+		if err != nil {
+			return err
 		}
-		s.saveFailed = true
-		s.markDirty()
-		return saveAgain
+		err = enc.Encode(limits.RowOf(l))
 	}
-	if s.saveFailed {
-		s.log.InfoContext(ctx, "the last good limits are written to the data directory again")
-	}
-	s.savedID, s.saveFailed = t.ID(), false
-	return max(saveEvery, saveShare*time.Since(began))
-}
-
-func (s *Sync) writeState(t *limits.Table) error {
-	return atomicfile.WriteFunc(s.statePath(), func(w io.Writer) error {
-		out := bufio.NewWriterSize(w, 1<<16)
-		enc := json.NewEncoder(out)
-		err := enc.Encode(stateHeader{Database: s.target, ID: t.ID(), Rows: t.Len(), LoadedAt: t.LoadedAt().UTC()})
-		for l := range t.All() {
-			if err != nil {
-				return err
-			}
-			err = enc.Encode(limits.RowOf(l))
-		}
-		return errors.Join(err, out.Flush())
-	})
+	return err
 }
 
 // recall reads which state of this database was saved, so that an older one is not believed, and
@@ -113,7 +58,7 @@ func (s *Sync) recall(ctx context.Context) *stateHeader {
 	if s.cfg.DataDir == "" {
 		return nil
 	}
-	atomicfile.RemoveLeft(s.statePath())
+	atomicfile.RemoveLeft(s.kept.Path())
 	var h *stateHeader
 	err := s.readState(func(header stateHeader, _ *bufio.Reader) error {
 		h = &header
@@ -174,7 +119,7 @@ func (s *Sync) standIn(ctx context.Context, saved *stateHeader, tried <-chan str
 func (s *Sync) serveSaved(ctx context.Context, h *stateHeader, rows []limits.Limit) (*limits.Table, error) {
 	t, err := limits.NewTable(nil, rows, limits.Stamp{ID: h.ID, AtNS: s.clock.NowNS(), LoadedAt: h.LoadedAt})
 	if err != nil {
-		return nil, fmt.Errorf("compiling the rows of %s: %w", s.statePath(), err)
+		return nil, fmt.Errorf("compiling the rows of %s: %w", s.kept.Path(), err)
 	}
 	s.metrics.stale.Set(1)
 	s.log.WarnContext(ctx, "the last good limits are served until Postgres answers",

@@ -220,7 +220,7 @@ func TestADiskThatCannotBeWritten(t *testing.T) {
 		}
 		return nil
 	})
-	if n := strings.Count(r.logs.String(), "cannot be written to the data directory"); n != 1 {
+	if n := strings.Count(r.logs.String(), "cannot be kept in the data directory"); n != 1 {
 		t.Errorf("it is logged %d times", n)
 	}
 	exec(t, conn, "INSERT INTO tps_limits (gateway, max_tps) VALUES ('g', 10)")
@@ -233,6 +233,15 @@ func TestADiskThatCannotBeWritten(t *testing.T) {
 	}
 	r.stop()
 	r.waitSaved(t, cfg, 1)
+}
+
+// A data directory that could not be made at the start is made when there is something to keep.
+func TestTheDataDirectoryIsPrepared(t *testing.T) {
+	cfg := pgsync.Config{ConnString: testenv.Database(t), PollInterval: never, DataDir: filepath.Join(t.TempDir(), "data")}
+	cfg.Prepare = func() error { return os.MkdirAll(cfg.DataDir, 0o700) }
+	r := follow(t, cfg)
+	r.waitSaved(t, cfg, 0)
+	r.wantMetric(t, 0, "ratelimitd_limits_load_errors_total", "reason", "state_file")
 }
 
 func TestWhatAKilledWriteHasLeftIsRemoved(t *testing.T) {

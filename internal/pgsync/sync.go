@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/tps-agent/ratelimitd/internal/lastgood"
 	"github.com/tps-agent/ratelimitd/internal/limits"
 )
 
@@ -24,6 +25,9 @@ type Config struct {
 	QueryTimeout time.Duration // of connecting and of each query; 0 = 5 s (a full load has ten times as long)
 	StartTimeout time.Duration // after this long without an answer of Postgres the limits of the state file are served; 0 = 2 s
 	DataDir      string        // where limits.json lies, for this process alone; empty = nothing is kept
+	// Prepare makes DataDir and keeps other processes out of it. It is called before each write; nil =
+	// nothing is to be done.
+	Prepare func() error
 	// Migrate brings the schema up to date; it is called before the first load, until it succeeds.
 	// nil = the schema is somebody else's task.
 	Migrate func(ctx context.Context) error
@@ -50,16 +54,13 @@ type Sync struct {
 	current  *limits.Current
 	metrics  *metrics
 	log      *slog.Logger
+	kept     *lastgood.File[*limits.Table]
 	kick     chan struct{} // somebody wants the history read at once
-	dirty    chan struct{} // the state file is out of date
 
 	// Of follow's goroutine alone.
 	migrated   bool
 	lastLogged time.Time // when an outage was logged; zero while there is none
-
-	// Of keepState's goroutine, and of Run after it.
-	savedID    int64 // newest change that this process has written to the state file; -1 = none
-	saveFailed bool  // the last write went wrong, and was logged
+	keptID     int64     // newest change that was given to kept; -1 = none
 
 	// building is held from reading the table in force to storing the one that is made of it.
 	building sync.Mutex
@@ -89,12 +90,17 @@ func New(cfg Config, clock limits.Clock, current *limits.Current, reg prometheus
 		return nil, err
 	}
 	c := poolConf.ConnConfig
-	return &Sync{
+	s := &Sync{
 		cfg: cfg, poolConf: poolConf, clock: clock, current: current, metrics: m, log: log,
 		target: net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))) + "/" + c.Database,
-		kick:   make(chan struct{}, 1), dirty: make(chan struct{}, 1), applied: make(chan struct{}),
-		savedID: -1, cause: errors.New("no answer of Postgres yet"),
-	}, nil
+		kick:   make(chan struct{}, 1), applied: make(chan struct{}),
+		keptID: -1, cause: errors.New("no answer of Postgres yet"),
+	}
+	s.kept = lastgood.New(lastgood.Config[*limits.Table]{
+		What: "the last good limits of Postgres", Dir: cfg.DataDir, Name: stateFile, Prepare: cfg.Prepare, Encode: s.encode,
+		Errors: m.loadErrors.WithLabelValues("state_file"),
+	}, log)
+	return s, nil
 }
 
 func parse(cfg Config) (*pgxpool.Config, error) {
@@ -144,13 +150,13 @@ func (s *Sync) Run(ctx context.Context) error {
 		go pool.Close() // waits for the connections of a Postgres that hangs, some 15 s for each
 	}()
 	saved := s.recall(ctx)
-	tried := make(chan struct{})
-	var others sync.WaitGroup
-	others.Go(func() { s.keepState(ctx) })
-	others.Go(func() { s.standIn(ctx, saved, tried) })
-	s.follow(ctx, tried)
-	others.Wait()
-	s.saveLast(ctx)
+	s.kept.RunWhile(ctx, func() {
+		tried := make(chan struct{})
+		var standing sync.WaitGroup
+		standing.Go(func() { s.standIn(ctx, saved, tried) })
+		s.follow(ctx, tried)
+		standing.Wait()
+	})
 	return nil
 }
 
@@ -183,14 +189,7 @@ func (s *Sync) confirm() {
 	close(s.applied)
 	s.applied = make(chan struct{})
 	s.mu.Unlock()
-	s.markDirty()
-}
-
-func (s *Sync) markDirty() {
-	select {
-	case s.dirty <- struct{}{}:
-	default:
-	}
+	s.keep(t)
 }
 
 // stamp is that of a table that shows the state after a change and comes into force at once.
