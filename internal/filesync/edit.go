@@ -108,9 +108,29 @@ func (d *document) remove(key limits.Key) error {
 	return nil
 }
 
-// encode returns the file's new bytes. They are read again, for no trick of YAML may change or
-// lose a row that was not to be edited.
+// encode returns the file's new bytes. Some texts the library writes as blocks that it reads as other
+// ones: then all blocks become texts in quotes.
 func (d *document) encode() ([]byte, error) {
+	body, err := d.encodeAsIs()
+	if err != nil {
+		quoteBlocks(&d.root)
+		body, err = d.encodeAsIs()
+	}
+	return body, err
+}
+
+func quoteBlocks(n *yaml.Node) {
+	if n.Style&(yaml.FoldedStyle|yaml.LiteralStyle) != 0 {
+		n.Style = yaml.DoubleQuotedStyle
+	}
+	for _, c := range n.Content {
+		quoteBlocks(c)
+	}
+}
+
+// encodeAsIs returns the file's new bytes. They are read again, for no trick of YAML may change or
+// lose a row that was not to be edited.
+func (d *document) encodeAsIs() ([]byte, error) {
 	var b bytes.Buffer
 	enc := yaml.NewEncoder(&b)
 	enc.SetIndent(2)

@@ -176,6 +176,7 @@ func FuzzLimitsFile(f *testing.F) {
 		"", "# c\n", "limits:\n", "limits: []\n", "{limits: [{gateway: a}, {gateway: b, per: c}]}",
 		"# head\nlimits: # of the list\n  # of a\n  - gateway: a # on a\n    # in a\n    max_tps: 5\n  # foot of a\n\n  # of b\n  - gateway: b\n# end\n",
 		"limits:\n- gateway: |\n    a\n  note: >-\n    folded\n    text\n- gateway: 'b'\n  endpoint: \"\\u00e9\"\n",
+		"limits:\n- gateway: a\n  note: >-\n    folded\n      and indented\n",
 		"limits:\n- {gateway: 0x1, endpoint: 1_0, per: 2026-01-01}\n", "%YAML 1.2\n---\nlimits: !!seq []\n...\n",
 		"limits:\n- ? gateway\n  : a\n", "limits: &l [*l]", "\ufefflimits: []", "? limits\n: - gateway: a\n",
 	} {
