@@ -24,7 +24,7 @@ type ingestCmd struct {
 	remote
 	Rows    bool   `help:"The lines are transactions as POST /api/v1/transactions takes them, and not Envoy's access log."`
 	Timeout string `default:"2m" help:"A server that cannot take lines is tried again for this time."`
-	File    string `arg:"" help:"The file, plain or gzip; - stands for the standard input."`
+	File    string `arg:"" help:"The file, plain or gzip; - stands for the standard input. Given again, also when it has grown, only new lines are counted; but one that had fewer than 100 lines and has grown counts anew."`
 }
 
 func (c *ingestCmd) run(ctx context.Context, env []string, stdout, stderr io.Writer) error {

@@ -2,6 +2,7 @@ package accesslog
 
 import (
 	"encoding/json"
+	"errors"
 	"math"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 type facts struct {
 	vocabulary *vocabulary
 	claims     [factCount]claim
+	named      uint32 // a bit for each fact that a name stood for, whether it told something or not
 }
 
 // claim is what one name has told.
@@ -29,7 +31,11 @@ type claim struct {
 // another name has told.
 func (f *facts) tell(path []byte, name string, s scalar, at int) {
 	w, known := f.vocabulary.of(path)
-	if !known || s.empty() {
+	if !known {
+		return
+	}
+	f.named |= 1 << w.fact
+	if s.empty() {
 		return
 	}
 	if w.fact == factObject {
@@ -59,6 +65,18 @@ func (f *facts) ofRequest() bool {
 		}
 	}
 	return false
+}
+
+// errNoOutcome says that nobody can know how a request ended.
+var errNoOutcome = errors.New("has a duration, but no response code, response flags or success by a name that is known")
+
+// outcomeNamed is nil where the record has a name for how the request ended.
+func (f *facts) outcomeNamed() error {
+	const outcome = 1<<factStatus | 1<<factFlags | 1<<factSuccess | 1<<factGRPCStatus | 1<<factLogType
+	if f.named&outcome == 0 {
+		return errNoOutcome
+	}
+	return nil
 }
 
 // valueError says which value cannot be meant.

@@ -44,10 +44,11 @@ import (
 //
 // counted is false for a line that is of no finished request: it tells neither a status code nor a
 // duration, flags or a success, as the log of Envoy itself does among the lines, or it is an entry of
-// another kind. A line without status code, method and path is that of a TCP connection.
+// another kind. A line with a name for its outcome, but without status code, method and path is that of a TCP connection.
 //
-// receivedAt stands in where no time is told. The error says why the line is no JSON object, or names a
-// value that cannot be meant, such as a time that is more than 366 days ago.
+// receivedAt stands in where no time is told. The error says why the line is no JSON object, that it has
+// a duration and no name for how the request ended, or names a value that cannot be meant, such as a time
+// that is more than 366 days ago.
 func (m *Mapping) Line(line []byte, receivedAt time.Time) (t traffic.Transaction, counted bool, err error) {
 	var e entry
 	of, err := m.readLine(line, &e)
@@ -78,6 +79,9 @@ func (m *Mapping) readLine(line []byte, e *entry) (ofRequest bool, err error) {
 		bad, _ := errors.AsType[*valueError](err)
 		bad.Reason += fmt.Sprintf(", at byte %d of %s", bad.at+1, shown(line))
 		return false, &bad.FieldError
+	}
+	if err := f.outcomeNamed(); err != nil {
+		return false, fmt.Errorf("%w: %s", err, shown(line))
 	}
 	return true, nil
 }

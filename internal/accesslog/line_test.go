@@ -3,6 +3,7 @@ package accesslog
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"strings"
@@ -147,10 +148,10 @@ func TestLine(t *testing.T) {
 func TestLineWithAPathTemplate(t *testing.T) {
 	m := must(NewMapping(MappingConfig{Gateway: []string{"authority"}, PathTemplates: []string{"/users/{id}", "POST /users/{id}"}}))
 	for line, want := range map[string]string{
-		`{"duration":1,":authority":"Shop:80",":path":"/users/7?x"}`:                           "shop /users/{id}",
-		`{"duration":1,"http.host":"shop","http":{"method":"POST","target":"/users/7"}}`:       "shop POST /users/{id}",
-		`{"duration":1,"authority":"shop","url.full":"https://shop/users/7#x","method":"GET"}`: "shop /users/{id}",
-		`{"duration":1,"path":"/carts/7"}`:                                                     "- ",
+		`{"status":1,":authority":"Shop:80",":path":"/users/7?x"}`:                           "shop /users/{id}",
+		`{"status":1,"http.host":"shop","http":{"method":"POST","target":"/users/7"}}`:       "shop POST /users/{id}",
+		`{"status":1,"authority":"shop","url.full":"https://shop/users/7#x","method":"GET"}`: "shop /users/{id}",
+		`{"status":1,"path":"/carts/7"}`:                                                     "- ",
 	} {
 		got, counted, err := m.Line([]byte(line), receivedAt)
 		if names := got.Gateway + " " + got.Endpoint; err != nil || !counted || names != want {
@@ -179,26 +180,27 @@ func TestLinesThatAreOfNoRequest(t *testing.T) {
 func TestFaultsOfLines(t *testing.T) {
 	long := strings.Repeat("x", 200)
 	for line, want := range map[string]string{
-		"":                                   "is not JSON: unexpected end of JSON input, at byte 0 of ",
-		"GET / HTTP/1.1":                     "is not JSON: invalid character 'G' looking for beginning of value, at byte 1 of GET / HTTP/1.1",
-		`{"duration":1`:                      "is not JSON: unexpected end of JSON input, at byte 13 of ",
-		`{"duration":1} {}`:                  "is not JSON: invalid character '{' after top-level value, at byte 16 of ",
-		`[{"duration":1}]`:                   `is no JSON object: [{"duration":1}]`,
-		`"` + long + `"`:                     `is no JSON object: "` + long[:63] + "…",
-		`7`:                                  "is no JSON object: 7",
-		"{\"duration\":\x00\n\x1b}":          "of {\"duration\":\ufffd\ufffd\ufffd}",
-		`{"duration":"slow"}`:                `duration "slow": is not a number or a duration, at byte 13 of {"duration":"slow"}`,
-		`{"duration":true}`:                  `duration true: is not a number or a duration, at byte 13 of `,
-		`{"duration":1,"response_code":"x"}`: `response_code "x": is not a number, at byte 31 of `,
-		`{"status_code":-200}`:               `status_code -200: is below 0, at byte 16 of `,
-		`{"response_flags":5}`:               `response_flags 5: is not a text, at byte 19 of `,
-		`{"duration":1,"throttled":"maybe"}`: `throttled "maybe": is not true or false, at byte 27 of `,
-		`{"success":2}`:                      `success 2: is not true or false, at byte 12 of `,
-		`{"duration":1,"start_time":"now"}`:  `start_time "now": is not a time after 1970, `,
-		`{"duration":1,"start_time":-5}`:     `start_time -5: is not a time after 1970, `,
-		`{"duration":1,"ts":1e300}`:          `ts 1e+300: is not a time after 1970, `,
-		`{"duration":1,"time":99999999999}`:  `end 5138-11-16T09:46:39.001Z: is more than 366 days ago, or a day ahead, in {"duration":1,`,
-		`{"duration":1,"time":"2020-01-01T00:00:00Z"}`:                      `end 2020-01-01T00:00:00.001Z: is more than 366 days ago, or a day ahead, in `,
+		"":                                           "is not JSON: unexpected end of JSON input, at byte 0 of ",
+		"GET / HTTP/1.1":                             "is not JSON: invalid character 'G' looking for beginning of value, at byte 1 of GET / HTTP/1.1",
+		`{"duration":1`:                              "is not JSON: unexpected end of JSON input, at byte 13 of ",
+		`{"duration":1} {}`:                          "is not JSON: invalid character '{' after top-level value, at byte 16 of ",
+		`[{"duration":1}]`:                           `is no JSON object: [{"duration":1}]`,
+		`"` + long + `"`:                             `is no JSON object: "` + long[:63] + "…",
+		`7`:                                          "is no JSON object: 7",
+		"{\"duration\":\x00\n\x1b}":                  "of {\"duration\":\ufffd\ufffd\ufffd}",
+		`{"duration":"slow"}`:                        `duration "slow": is not a number or a duration, at byte 13 of {"duration":"slow"}`,
+		`{"duration":true}`:                          `duration true: is not a number or a duration, at byte 13 of `,
+		`{"duration":1,"response_code":"x"}`:         `response_code "x": is not a number, at byte 31 of `,
+		`{"status_code":-200}`:                       `status_code -200: is below 0, at byte 16 of `,
+		`{"response_flags":5}`:                       `response_flags 5: is not a text, at byte 19 of `,
+		`{"duration":1,"throttled":"maybe"}`:         `throttled "maybe": is not true or false, at byte 27 of `,
+		`{"duration":1,"code":503}`:                  `has a duration, but no response code, response flags or success by a name that is known: {"duration":1,"code":503}`,
+		`{"success":2}`:                              `success 2: is not true or false, at byte 12 of `,
+		`{"duration":1,"start_time":"now"}`:          `start_time "now": is not a time after 1970, `,
+		`{"duration":1,"start_time":-5}`:             `start_time -5: is not a time after 1970, `,
+		`{"duration":1,"ts":1e300}`:                  `ts 1e+300: is not a time after 1970, `,
+		`{"status":1,"time":99999999999}`:            `end 5138-11-16T09:46:39Z: is more than 366 days ago, or a day ahead, in {"status":1,`,
+		`{"status":1,"time":"2020-01-01T00:00:00Z"}`: `end 2020-01-01T00:00:00Z: is more than 366 days ago, or a day ahead, in `,
 		`{"duration":1,"ratelimit":"{\"waited_ms\":\"x\"}"}`:                `waited_ms "x": is not a number or a duration, at byte 27 of `,
 		`{"Duration_MS":"` + long + `"}`:                                    `Duration_MS "` + long[:64] + `…": is not a number or a duration, at byte 16 of {"Duration_MS":"`,
 		`{"response_code":"0x10"}`:                                          `response_code "0x10": is not a number`,
@@ -296,7 +298,7 @@ func assertLikeEncodingJSON(tb testing.TB, line []byte) {
 		return
 	}
 	tokensTell(tb, d, &f, nil, 0)
-	errWant := f.entry(&want)
+	errWant := errors.Join(f.entry(&want), f.outcomeNamed())
 	if ofRequest != (f.ofRequest() && errWant == nil) || ofRequest && e != want {
 		tb.Errorf("line %s: of a request %t, %v; encoding/json has %t, %v (-encoding/json +own):\n%s", line, ofRequest, err, f.ofRequest(), errWant, cmp.Diff(want, e, exactly))
 	}
@@ -314,6 +316,7 @@ func tokensTell(tb testing.TB, d *json.Decoder, f *facts, path []byte, depth int
 				tokensTell(tb, d, f, path, depth+1)
 				continue
 			}
+			tellIf(ok, f, path, scalar{})
 			for level := 1; level > 0; {
 				switch must(d.Token()) {
 				case json.Delim('{'), json.Delim('['):
@@ -322,6 +325,8 @@ func tokensTell(tb testing.TB, d *json.Decoder, f *facts, path []byte, depth int
 					level--
 				}
 			}
+		case nil:
+			tellIf(ok, f, path, scalar{})
 		case string:
 			tellIf(ok, f, path, textScalar(v))
 		case bool:
@@ -350,7 +355,10 @@ func FuzzLine(f *testing.F) {
 	for _, c := range readLines() {
 		f.Add([]byte(c.line))
 	}
-	for _, line := range []string{"", "{", `{"a":[]}`, `{"a":{"b":[{"c":"]}"}]}}`, `{"duration":1,"\ud800":"\udc00"}`, "{\"duration\":1,\"gateway\":\"\xff\"}", `{"duration":-0.0,"start_time":1e10}`, `[]`} {
+	for _, line := range []string{
+		"", "{", `{"a":[]}`, `{"a":{"b":[{"c":"]}"}]}}`, `{"duration":1,"\ud800":"\udc00"}`, "{\"duration\":1,\"gateway\":\"\xff\"}", `{"duration":-0.0,"start_time":1e10}`, `[]`,
+		`{"duration":1,"status":null}`, `{"duration":1,"status":[1]}`, `{"duration":1,"response_flags":"-"}`,
+	} {
 		f.Add([]byte(line))
 	}
 	f.Fuzz(func(t *testing.T, line []byte) {

@@ -63,10 +63,10 @@ type Deps struct {
 	Fullest func(most int) []Bucket
 	// ResetBucket fills a bucket again; false where there is none, or it is full.
 	ResetBucket func(BucketKey) bool
-	// Offer takes transactions that nobody numbers, all of them or, with an error, none, and does not
-	// keep the slice. An error with a method TooMany() bool that says true is answered with 413, any
-	// other with 503.
-	Offer func([]traffic.Transaction) error
+	// Offer takes transactions that nobody numbers, and returns once they survive the end of the process.
+	// It does not keep the slice. An error with a method TooMany() bool that says true is answered with
+	// 413, any other with 503: then they may be offered again.
+	Offer func(context.Context, []traffic.Transaction) error
 	// Receive stores transactions that somebody numbers: those that were not here before. A
 	// [traffic.RefusedError] is answered with 422, any other with 503.
 	Receive func(context.Context, traffic.Batch) (fresh int, err error)

@@ -134,17 +134,17 @@ type taken struct {
 
 // take brings transactions to where they are counted and stored.
 func (a *api) take(ctx context.Context, from *sender, ts []traffic.Transaction) (taken, error) {
+	ctx, cancel := context.WithTimeout(ctx, longestStore)
+	defer cancel()
 	switch {
 	case len(ts) == 0:
 		return taken{}, nil
 	case from.Source == traffic.Source{}:
-		if err := a.Offer(ts); err != nil {
+		if err := a.Offer(ctx, ts); err != nil {
 			return taken{}, err
 		}
 		return taken{Accepted: len(ts)}, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, longestStore)
-	defer cancel()
 	fresh, err := a.Receive(ctx, traffic.Batch{Source: from.Source, First: from.first, Transactions: ts})
 	return taken{Accepted: fresh, Duplicate: fresh == 0}, err
 }

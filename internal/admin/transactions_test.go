@@ -33,7 +33,7 @@ type keeper struct {
 	err      error
 }
 
-func (k *keeper) Offer(ts []traffic.Transaction) error {
+func (k *keeper) Offer(_ context.Context, ts []traffic.Transaction) error {
 	if k.full {
 		return errors.New("there is no room")
 	}

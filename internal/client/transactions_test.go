@@ -27,7 +27,7 @@ func taker(tb testing.TB, got chan<- traffic.Batch, err error) http.Handler {
 	}
 	return admin.New(admin.Config{Tokens: tokens}, admin.Deps{
 		Gatherer: prometheus.NewRegistry(), JSON: http.NotFoundHandler(), Log: slog.New(slog.DiscardHandler),
-		Offer: func(ts []traffic.Transaction) error {
+		Offer: func(_ context.Context, ts []traffic.Transaction) error {
 			got <- traffic.Batch{Transactions: append([]traffic.Transaction(nil), ts...)}
 			return err
 		},

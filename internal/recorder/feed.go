@@ -223,7 +223,7 @@ func (f *feed) write(ctx context.Context, sink Sink, b traffic.Batch) (stored, e
 		return stored{}, fmt.Errorf("more than %d transactions in a row were refused, so that the rest waits: %w", mostRefused, err)
 	case len(b.Transactions) == 1:
 		f.metrics.dropped.WithLabelValues(dropRefused).Inc()
-		f.logRarely(ctx, "a transaction was refused by the database and is lost", err)
+		f.logRarely(ctx, "a transaction was refused by its sink and is lost", err)
 		return stored{1, 1, 1}, nil
 	}
 	half := b

@@ -118,21 +118,23 @@ func TestOfferIsAllOrNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Offer(transactionsOf(numbered(0, 30)...)); err != nil {
-		t.Errorf("30 of 50: %v", err)
+	impatient, cancel := context.WithCancel(t.Context())
+	cancel()
+	offer := func(from, n int) error { return r.Offer(impatient, transactionsOf(numbered(from, n)...)) }
+	if err := offer(0, 30); !errors.Is(err, context.Canceled) {
+		t.Errorf("30 of 50: error %v, want that of the context: they are not written", err)
 	}
-	if err := r.Offer(transactionsOf(numbered(30, 30)...)); !errors.Is(err, recorder.ErrBusy) {
+	if err := offer(30, 30); !errors.Is(err, recorder.ErrBusy) {
 		t.Errorf("30 more: error %v, want %v", err, recorder.ErrBusy)
 	}
-	_, never := errors.AsType[*recorder.TooManyError](r.Offer(transactionsOf(numbered(30, 51)...)))
-	if !never {
+	if _, never := errors.AsType[*recorder.TooManyError](offer(30, 51)); !never {
 		t.Error("51 of 50 are not told to be too many")
 	}
-	if err := r.Offer(transactionsOf(numbered(60, 20)...)); err != nil {
+	if err := offer(60, 20); !errors.Is(err, context.Canceled) {
 		t.Errorf("20 of the 20 that are left: %v", err)
 	}
-	assertMetric(t, reg, 50, "ratelimitd_recorder_received_total")
 	assertMetric(t, reg, 50, "ratelimitd_recorder_queue_length")
+	assertMetric(t, reg, 0, "ratelimitd_recorder_received_total")
 	assertMetric(t, reg, 0, "ratelimitd_spool_lost_total")
 }
 
@@ -148,7 +150,7 @@ func TestWindowsOfWhatIsLate(t *testing.T) {
 			return all
 		}
 		r.Record(ago(time.Minute, "envoy"))
-		if err := r.Offer(ago(time.Minute, "posted")); err != nil {
+		if err := r.Offer(t.Context(), ago(time.Minute, "posted")); err != nil {
 			t.Fatal(err)
 		}
 		b := batch(0, "keyed", "keyed")

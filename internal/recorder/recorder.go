@@ -1,6 +1,7 @@
 package recorder
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -113,10 +114,11 @@ func (r *Recorder) Record(ts []traffic.Transaction) bool {
 	return kept
 }
 
-// Offer is [Recorder.Record] for transactions that can be offered again: where the log has no room for
-// all of them, none is taken, counted or lost. A *TooManyError says that it never will have, ErrBusy that
-// it may.
-func (r *Recorder) Offer(ts []traffic.Transaction) error {
+// Offer takes transactions that can be offered again, and returns once they are in the log, where they
+// survive the end of the process. After an error they are not counted in the figures: a *TooManyError
+// says that there never will be room for so many, ErrBusy that there may be, any other error that some
+// of them, or all, could not be written; with ctx they may be yet.
+func (r *Recorder) Offer(ctx context.Context, ts []traffic.Transaction) error {
 	if r.spool != nil {
 		if len(ts) > r.spool.MaxPending() {
 			return &TooManyError{len(ts), r.spool.MaxPending()}
@@ -125,8 +127,12 @@ func (r *Recorder) Offer(ts []traffic.Transaction) error {
 		for part := range slices.Chunk(ts, r.mostInFrame()) {
 			frames = append(frames, spool.Frame{Payload: encode(nil, part), N: len(part)})
 		}
-		if len(frames) > 0 && !r.spool.AppendAll(frames) {
+		err := r.spool.Store(ctx, frames)
+		switch {
+		case errors.Is(err, spool.ErrNoRoom):
 			return ErrBusy
+		case err != nil:
+			return fmt.Errorf("taking %d transactions: %w", len(ts), err)
 		}
 	}
 	r.count(ts, r.windows.AddTold)

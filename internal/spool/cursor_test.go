@@ -2,6 +2,8 @@ package spool
 
 import (
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -58,4 +60,31 @@ func TestCursorOfARunThatIsGone(t *testing.T) {
 	if a, b := l.Reader("a").Waiting(), l.Reader("b").Waiting(); a != 0 || b != 2 {
 		t.Errorf("%d wait for a, %d for b", a, b)
 	}
+}
+
+// What waits for a reader that is none any more is lost, and that is counted and said.
+func TestReaderThatIsGone(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, Config{Dir: dir, Readers: []string{"a", "b", "c"}})
+	l.mustAppend(t, "one", 2)
+	l.mustAppend(t, "two", 3)
+	l.flush()
+	for name, offset := range map[string]int64{"a": 2, "b": 2, "c": 5} {
+		if err := l.Reader(name).Commit(Position{l.run, offset}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.end()
+	l = open(t, Config{Dir: dir, Readers: []string{"a"}})
+	if got := l.lost(t, "b", "removed"); got != 3 || strings.Count(l.logged.String(), "a sink is none any more") != 1 || !strings.Contains(l.logged.String(), "sink=b lost=3") {
+		t.Errorf("%d records are counted as lost, want the 3 of b; logs:\n%s", got, l.logged)
+	}
+	if got := drain(t, l.Reader("a")); !slices.Equal(got, []string{"two"}) {
+		t.Errorf("a reads %q", got)
+	}
+	l.end()
+	if l = open(t, Config{Dir: dir, Readers: []string{"a"}}); strings.Contains(l.logged.String(), "none any more") {
+		t.Error("it is said again at the next start")
+	}
+	l.end()
 }

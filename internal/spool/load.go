@@ -30,6 +30,11 @@ func (l *Log) load() error {
 	}
 	l.measure()
 	l.removeBad()
+	for _, e := range entries {
+		if err := l.dismiss(e); err != nil {
+			return err
+		}
+	}
 	newest, err := l.loadCursors()
 	if err != nil {
 		return err
@@ -47,12 +52,6 @@ func (l *Log) adopt(e fs.DirEntry) error {
 	if !e.Type().IsRegular() {
 		return nil
 	}
-	if reader, ok := strings.CutSuffix(e.Name(), cursorEnd); ok && isReaderName(reader) && l.Reader(reader) == nil {
-		if err := os.Remove(filepath.Join(l.cfg.Dir, e.Name())); err != nil && !DiskFault(err) {
-			return fmt.Errorf("removing the cursor of a reader that is none any more: %w", err)
-		}
-		return nil
-	}
 	run, first, ok := parseSegmentName(e.Name())
 	if !ok {
 		return nil
@@ -66,6 +65,26 @@ func (l *Log) adopt(e fs.DirEntry) error {
 		l.setAside(s, err)
 	}
 	l.segments = append(l.segments, s)
+	return nil
+}
+
+// dismiss removes the cursor of a reader that is none any more, and counts what waited for it as lost.
+func (l *Log) dismiss(e fs.DirEntry) error {
+	name, ok := strings.CutSuffix(e.Name(), cursorEnd)
+	if !ok || !e.Type().IsRegular() || !isReaderName(name) || l.Reader(name) != nil {
+		return nil
+	}
+	c := &cursor{path: filepath.Join(l.cfg.Dir, e.Name())}
+	body, err := os.ReadFile(c.path)
+	if err == nil && len(body) >= 2*slotSize {
+		if lost := l.end - l.foundAt(c.newest(body)); lost > 0 {
+			l.metrics.lost.WithLabelValues(name, lostRemoved).Add(float64(lost))
+			l.log.Warn("a sink is none any more: what waited for it is lost", slog.String("sink", name), slog.Int64("lost", lost))
+		}
+	}
+	if err := os.Remove(c.path); err != nil && !DiskFault(err) {
+		return fmt.Errorf("removing the cursor of a reader that is none any more: %w", err)
+	}
 	return nil
 }
 
@@ -153,6 +172,7 @@ func (l *Log) scan(s *segment) {
 	}
 	if !errors.Is(err, io.EOF) {
 		s.noted = true
+		l.metrics.readErrors.Inc()
 		l.log.Warn("a segment of the spool ends before the end of its file; what follows is lost",
 			slog.String("file", s.path), slog.Int64("bytes", s.onDisk-s.size), slog.Any("error", err))
 	}

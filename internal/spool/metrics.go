@@ -15,12 +15,14 @@ const (
 	lostDisk      = "disk"       // a write failed
 	lostSpoolFull = "spool_full" // Config.Max
 	lostDamaged   = "damaged"    // a file does not say any more what was written to it
+	lostRemoved   = "removed"    // a reader of an earlier life is none any more
 )
 
 // allReaders is the label value for what is lost to all readers: it was never written.
 const allReaders = "all"
 
 type metrics struct {
+	lost            *prometheus.CounterVec
 	queueFull, disk prometheus.Counter
 
 	writeErrors, syncErrors, cursorErrors, readErrors prometheus.Counter
@@ -28,7 +30,7 @@ type metrics struct {
 
 func newMetrics(reg prometheus.Registerer, bytes func() int64, readers []*Reader) (*metrics, error) {
 	lost := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "ratelimitd_spool_lost_total", Help: "Records lost to a reader (all = every one), by reason: queue_full (no room in memory), disk (could not be written), spool_full (TPS_SPOOL_MAX), damaged (the file has changed).",
+		Name: "ratelimitd_spool_lost_total", Help: "Records lost to a reader (all = every one), by reason: queue_full (no room in memory), disk (could not be written), spool_full (TPS_SPOOL_MAX), damaged (the file has changed), removed (the reader is a sink no more).",
 	}, []string{"reader", "reason"})
 	failed := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "ratelimitd_spool_errors_total", Help: "Operations on the files of the log that failed: write, sync, cursor, read.",
@@ -48,6 +50,7 @@ func newMetrics(reg prometheus.Registerer, bytes func() int64, readers []*Reader
 		}
 	}
 	return &metrics{
+		lost:      lost,
 		queueFull: lost.WithLabelValues(allReaders, lostQueueFull), disk: lost.WithLabelValues(allReaders, lostDisk),
 		writeErrors: failed.WithLabelValues("write"), syncErrors: failed.WithLabelValues("sync"),
 		cursorErrors: failed.WithLabelValues("cursor"), readErrors: failed.WithLabelValues("read"),

@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -31,6 +32,9 @@ type Log struct {
 	queue   []byte     // frames that wait, checksums still to be put in
 	spare   []byte     // the other buffer, while nothing is being written
 	pending int        // records in queue and of what is being written
+	taken   int64      // records, in all
+	settled int64      // of these, written or lost: the first ones
+	waiting []waiter   // in the order of their records
 	closed  bool
 
 	segments []*segment // oldest first
@@ -101,7 +105,7 @@ func (l *Log) Append(payload []byte, n int) bool {
 	if len(l.readers) == 0 || n < 1 {
 		return false
 	}
-	if !l.put(Frame{payload, n}) {
+	if !l.put(nil, Frame{payload, n}) {
 		l.metrics.queueFull.Add(float64(n))
 		return false
 	}
@@ -115,14 +119,34 @@ type Frame struct {
 	N       int // at least 1
 }
 
-// AppendAll is [Log.Append] for several frames: it takes all of them or none. What it does not take
-// is not counted as lost, since whoever calls has it still.
-func (l *Log) AppendAll(frames []Frame) bool {
-	if len(l.readers) == 0 || !l.put(frames...) {
-		return false
+// Errors of [Log.Store].
+var (
+	ErrNoRoom     = errors.New("there is no room in memory for it")
+	ErrNotWritten = errors.New("it could not be written to the log")
+)
+
+// Store takes several frames, all of them or none, and waits until they are written: then they survive
+// the end of the process. Errors: ErrNoRoom, after which nothing of it is taken or counted as lost, since
+// whoever calls has it still; ErrNotWritten, where some of it is lost, and counted as such; that of ctx,
+// after which it may yet be written. Without readers it does nothing.
+func (l *Log) Store(ctx context.Context, frames []Frame) error {
+	if len(l.readers) == 0 || len(frames) == 0 {
+		return nil
+	}
+	stored := make(chan bool, 1)
+	if !l.put(stored, frames...) {
+		return ErrNoRoom
 	}
 	notify(l.wake)
-	return true
+	select {
+	case ok := <-stored:
+		if !ok {
+			return ErrNotWritten
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for a write of the log: %w", ctx.Err())
+	}
 }
 
 // MaxPending is how many records can wait in memory, at most.
@@ -131,7 +155,8 @@ func (l *Log) MaxPending() int { return min(l.cfg.MaxPending, maxRecords) }
 // maxQueue is the most bytes that wait, whatever their number of records.
 const maxQueue = 4 * MaxPayload
 
-func (l *Log) put(frames ...Frame) bool {
+// put takes all frames or none. What becomes of them is told to stored, which may be nil.
+func (l *Log) put(stored chan<- bool, frames ...Frame) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	size, n := 0, 0
@@ -148,7 +173,34 @@ func (l *Log) put(frames ...Frame) bool {
 		l.queue = appendFrame(l.queue, f.Payload, f.N)
 	}
 	l.pending += n
+	l.taken += int64(n)
+	if stored != nil {
+		l.waiting = append(l.waiting, waiter{from: l.taken - int64(n), to: l.taken, stored: stored})
+	}
 	return true
+}
+
+// waiter waits for the write of the records of a Store, by their numbers among all that were taken.
+type waiter struct {
+	from, to int64
+	lost     bool
+	stored   chan<- bool
+}
+
+// tellLocked tells those who wait that the next n records that were taken are written, or lost.
+func (l *Log) tellLocked(n int64, written bool) {
+	l.settled += n
+	for i := range l.waiting {
+		w := &l.waiting[i]
+		if w.from >= l.settled {
+			break
+		}
+		w.lost = w.lost || !written
+	}
+	for len(l.waiting) > 0 && l.waiting[0].to <= l.settled {
+		l.waiting[0].stored <- !l.waiting[0].lost
+		l.waiting = l.waiting[1:]
+	}
 }
 
 // Pending returns the number of records in memory that are not written yet.

@@ -2,14 +2,20 @@ package spool
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/tps-agent/ratelimitd/internal/testenv"
 )
 
 func TestReadAndCommit(t *testing.T) {
@@ -105,31 +111,93 @@ func TestAppendIsBounded(t *testing.T) {
 }
 
 // Several frames are taken all or not at all, and what is not taken is nobody's loss.
-func TestAppendAll(t *testing.T) {
+func TestStoreIsAllOrNothing(t *testing.T) {
 	l := open(t, Config{Dir: t.TempDir(), MaxPending: 5})
 	defer l.end()
 	big := make([]byte, MaxPayload+1)
-	for name, tt := range map[string]struct {
-		frames []Frame
-		want   bool
-	}{
-		"as many as there is room for": {[]Frame{{[]byte("one"), 2}, {[]byte("two"), 3}}, true},
-		"one too many":                 {[]Frame{{[]byte("x"), 3}, {[]byte("x"), 3}}, false},
-		"far too many":                 {[]Frame{{[]byte("x"), 1 << 62}, {[]byte("x"), 1 << 62}}, false},
-		"none in one of them":          {[]Frame{{[]byte("x"), 2}, {[]byte("x"), 0}}, false},
-		"too long":                     {[]Frame{{[]byte("x"), 1}, {big, 1}}, false},
+	for name, frames := range map[string][]Frame{
+		"one too many":        {{[]byte("x"), 3}, {[]byte("x"), 3}},
+		"far too many":        {{[]byte("x"), 1 << 62}, {[]byte("x"), 1 << 62}},
+		"none in one of them": {{[]byte("x"), 2}, {[]byte("x"), 0}},
+		"too long":            {{[]byte("x"), 1}, {big, 1}},
 	} {
-		if got := l.AppendAll(tt.frames); got != tt.want || l.lost(t, "all", "queue_full") != 0 {
-			t.Errorf("%s: AppendAll() = %v, %d are counted as lost", name, got, l.lost(t, "all", "queue_full"))
+		if err := l.Store(t.Context(), frames); !errors.Is(err, ErrNoRoom) || l.lost(t, "all", "queue_full") != 0 {
+			t.Errorf("%s: Store() = %v, %d are counted as lost", name, err, l.lost(t, "all", "queue_full"))
 		}
 		l.flush()
 	}
 	if l.MaxPending() != 5 {
 		t.Errorf("MaxPending() = %d", l.MaxPending())
 	}
-	if got := drain(t, l.Reader("a")); !slices.Equal(got, []string{"one", "two"}) {
+	if got := drain(t, l.Reader("a")); len(got) != 0 {
 		t.Errorf("read %q", got)
 	}
+}
+
+// Store returns when its frames are in the file, and says so where they will never be.
+func TestStoreWaits(t *testing.T) {
+	store := func(l *life, n int) <-chan error {
+		t.Helper()
+		ended, before := make(chan error, 1), l.Pending()
+		go func() { ended <- l.Store(context.Background(), []Frame{{[]byte("one"), n}, {[]byte("two"), n}}) }()
+		testenv.Eventually(t, time.Minute, "waiting to be written", func() error {
+			if l.Pending() != before+2*n {
+				return fmt.Errorf("%d wait", l.Pending())
+			}
+			return nil
+		})
+		return ended
+	}
+	t.Run("written", func(t *testing.T) {
+		l := open(t, Config{Dir: t.TempDir()})
+		defer l.end()
+		l.mustAppend(t, "before", 1)
+		first, second := store(l, 1), store(l, 2)
+		if len(first)+len(second) > 0 {
+			t.Error("it did not wait")
+		}
+		l.flush()
+		if err := errors.Join(<-first, <-second); err != nil {
+			t.Error(err)
+		}
+		if got := drain(t, l.Reader("a")); !slices.Equal(got, []string{"before", "one", "two", "one", "two"}) {
+			t.Errorf("read %q", got)
+		}
+	})
+	t.Run("the disk fails", func(t *testing.T) {
+		l := open(t, Config{Dir: t.TempDir()})
+		defer l.end()
+		l.disk.write = func(*os.File, []byte, int64) (int, error) { return 0, syscall.EIO }
+		ended := store(l, 3)
+		l.flush()
+		if err := <-ended; !errors.Is(err, ErrNotWritten) || l.lost(t, "all", "disk") != 6 {
+			t.Errorf("Store() = %v, %d are lost", err, l.lost(t, "all", "disk"))
+		}
+	})
+	t.Run("the log ends", func(t *testing.T) {
+		l := open(t, Config{Dir: t.TempDir()})
+		ended := store(l, 1)
+		l.close()
+		if err := <-ended; !errors.Is(err, ErrNotWritten) {
+			t.Errorf("Store() = %v", err)
+		}
+		if err := l.Store(t.Context(), []Frame{{[]byte("x"), 1}}); !errors.Is(err, ErrNoRoom) {
+			t.Errorf("after the end: Store() = %v", err)
+		}
+	})
+	t.Run("nobody waits any more", func(t *testing.T) {
+		l := open(t, Config{Dir: t.TempDir()})
+		defer l.end()
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := l.Store(ctx, []Frame{{[]byte("x"), 1}}); !errors.Is(err, context.Canceled) {
+			t.Errorf("Store() = %v", err)
+		}
+		l.flush()
+		if len(l.waiting) > 0 {
+			t.Errorf("%d are still told", len(l.waiting))
+		}
+	})
 }
 
 // Whatever the number of records, the bytes in memory are bounded, and so are those of a chunk.

@@ -58,6 +58,7 @@ func (l *Log) close() (lost int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	lost, l.pending = l.pending, 0
+	l.tellLocked(int64(lost), false)
 	l.queue, l.spare, l.closed = nil, nil, true
 	return lost
 }
@@ -143,7 +144,7 @@ func (l *Log) store(chunk []byte, n int64) {
 func (l *Log) lose(n int64, err error) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.settleLocked(n) {
+	if !l.settleLocked(n, false) {
 		return false
 	}
 	if errors.Is(err, errTooLarge) {
@@ -157,12 +158,14 @@ func (l *Log) lose(n int64, err error) bool {
 	return true
 }
 
-// settleLocked takes n records off those that are pending; false after close.
-func (l *Log) settleLocked(n int64) bool {
+// settleLocked takes n records off those that are pending, since they are written or lost; false after
+// close.
+func (l *Log) settleLocked(n int64, written bool) bool {
 	if l.closed {
 		return false
 	}
 	l.pending -= int(n)
+	l.tellLocked(n, written)
 	for _, r := range l.readers {
 		notify(r.arrived)
 	}
@@ -207,7 +210,7 @@ func (l *Log) wrote(s *segment, bytes, n int64) {
 	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.settleLocked(n) {
+	if !l.settleLocked(n, true) {
 		return
 	}
 	for _, r := range l.readers {
