@@ -67,7 +67,7 @@ type settings struct {
 
 	ServerID       string `name:"server-id" setting:"TPS_SERVER_ID" help:"Names this replica in tps_metrics; the host name where it is empty."`
 	Sinks          string `name:"sinks" setting:"TPS_SINKS" help:"Where transactions go: postgres, collector, prometheus. Empty = all that are configured."`
-	CollectorURL   string `name:"collector-url" setting:"TPS_COLLECTOR_URL" secret:"true" help:"http(s)://host:8080 of another ratelimitd that takes the transactions: the central collector."`
+	CollectorURL   string `name:"collector-url" setting:"TPS_COLLECTOR_URL" help:"http(s)://host:8080 of another ratelimitd that takes the transactions: the central collector."`
 	CollectorToken string `name:"collector-token" setting:"TPS_COLLECTOR_TOKEN" secret:"true" help:"A token of that one's TPS_API_TOKENS, role write."`
 	BatchSize      string `name:"batch-size" setting:"TPS_BATCH_SIZE" fallback:"100" help:"A write to Postgres or the collector starts at this many waiting transactions, and takes all that wait (at most 10,000)."`
 	FlushInterval  string `name:"flush-interval" setting:"TPS_FLUSH_INTERVAL" fallback:"30s" help:"Or after this time."`
@@ -246,8 +246,8 @@ func newReader(s *settings, env []string) *reader {
 			}
 		}
 	}
-	if strings.Contains(r.values["TPS_CONFIG_XDS"], "@") { // user:password@host, which it cannot be
-		r.secret["TPS_CONFIG_XDS"] = true
+	for _, name := range [...]string{"TPS_CONFIG_XDS", "TPS_COLLECTOR_URL"} { // user:password@host or ?token=…, which they cannot be
+		r.secret[name] = strings.ContainsAny(r.values[name], "@?#")
 	}
 	return r
 }

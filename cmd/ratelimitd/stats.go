@@ -54,6 +54,12 @@ const dayLong = 24 * time.Hour
 // seconds answers from Postgres where there is one, else from memory, which is as far as it reaches.
 func (s *server) seconds(ctx context.Context, q admin.SecondsQuery) (admin.SecondsAnswer, error) {
 	if s.history != nil {
+		if keep := s.history.KeepsSeconds(); keep > 0 { // older ones go when the last of their day is as old
+			q.From = later(q.From, time.Now().Add(-keep).Truncate(time.Second))
+		}
+		if !q.From.Before(q.To) {
+			return admin.SecondsAnswer{}, &limits.FieldError{Field: "to", Value: q.To.Format(time.RFC3339), Reason: "is beyond the counts per second that TPS_RETENTION keeps"}
+		}
 		counts, err := s.history.Seconds(ctx, q.Key, q.From, q.To)
 		return admin.SecondsAnswer{From: q.From, To: q.To, Source: admin.SourcePostgres, Counts: counts}, err
 	}
@@ -61,13 +67,18 @@ func (s *server) seconds(ctx context.Context, q admin.SecondsQuery) (admin.Secon
 	if q.To.Before(from) {
 		return admin.SecondsAnswer{}, &limits.FieldError{Field: "to", Value: q.To.Format(time.RFC3339), Reason: "is beyond the last two minutes, which are in memory; what is older needs Postgres"}
 	}
-	if q.From.After(from) {
-		from = q.From
-	}
+	from = later(q.From, from)
 	if q.To.Before(to) {
 		to = q.To
 	}
 	return admin.SecondsAnswer{From: from, To: to, Source: admin.SourceMemory, Counts: between(counts, from, to)}, nil
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // between leaves out what is not from one time to before another.

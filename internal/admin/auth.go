@@ -148,6 +148,21 @@ const (
 	typeNDJSON = "application/x-ndjson"
 )
 
+// typeOf is one of the types above, whatever name a header has for it; empty for any other.
+func typeOf(header string) string {
+	kind, _, err := mime.ParseMediaType(header)
+	if err != nil {
+		return ""
+	}
+	switch kind {
+	case typeJSON, typeNDJSON:
+		return kind
+	case "application/ndjson", "application/jsonl", "application/x-jsonlines":
+		return typeNDJSON
+	}
+	return ""
+}
+
 // thisHostAlone says why a request is not one that somebody on this host made by hand. A
 // sidecar delivers from 127.0.0.6, and a page in a browser reaches localhost under the name of
 // its own host: neither may write.
@@ -168,8 +183,7 @@ func thisHostAlone(r *http.Request) error {
 		}
 	}
 	if r.ContentLength != 0 {
-		kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-		if err != nil || (kind != typeJSON && kind != typeNDJSON) {
+		if typeOf(r.Header.Get("Content-Type")) == "" {
 			return fmt.Errorf("the content type %q is not %s or %s", r.Header.Get("Content-Type"), typeJSON, typeNDJSON)
 		}
 	}

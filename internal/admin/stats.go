@@ -55,7 +55,7 @@ type StatsAnswer struct {
 
 // figures are the JSON of what was measured of something.
 type figures struct {
-	TPS         int64    `json:"tps"` // in the last second that is over
+	TPS         int64    `json:"tps"` // in the last second that is over; of Postgres the mean of ten that ended five seconds ago, 0 where the range does not reach to now
 	AverageTPS  float64  `json:"average_tps"`
 	P50MS       *float64 `json:"p50_ms"` // null = all were throttled, here and below
 	P95MS       *float64 `json:"p95_ms"`
@@ -214,7 +214,7 @@ func show(a *StatsAnswer, q *StatsQuery) *shownStats {
 
 func shownFigures(s *rollup.Stats) figures {
 	f := figures{
-		TPS: s.TPS, AverageTPS: s.AverageTPS, Requests: s.Requests, Successes: s.Successes, Throttled: s.Throttled, Held: s.Held, WaitedMS: s.WaitedUS / 1000,
+		TPS: s.TPS, AverageTPS: s.AverageTPS, Requests: s.Requests, Successes: s.Successes, Throttled: s.Throttled, Held: s.Held, WaitedMS: s.Waited.US / 1000,
 	}
 	if s.Requests > 0 {
 		f.SuccessRate = new(float64(s.Successes) / float64(s.Requests))

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"strings"
 	"time"
@@ -33,11 +32,11 @@ type form struct{ lines, gzip bool }
 
 func formOf(r *http.Request) (f form, err error) {
 	given := r.Header.Get("Content-Type")
-	kind, _, err := mime.ParseMediaType(given)
-	switch f.lines = kind == typeNDJSON; {
-	case err != nil, kind != typeJSON && !f.lines:
+	kind := typeOf(given)
+	if kind == "" {
 		return f, fmt.Errorf("the content type %s is not %s or %s", quote(given), typeJSON, typeNDJSON)
 	}
+	f.lines = kind == typeNDJSON
 	switch encoding := strings.Join(r.Header.Values("Content-Encoding"), ","); strings.ToLower(encoding) {
 	case "", "identity":
 	case "gzip", "x-gzip":

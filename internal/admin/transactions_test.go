@@ -135,6 +135,7 @@ func TestTransactionsAreTaken(t *testing.T) {
 		"an array":                  post("", "application/json", " [ "+one+" , "+two+" ] "),
 		"an array by its name":      post("", "application/json; charset=utf-8", `{ "transactions" : [`+one+","+two+"] } \n"),
 		"NDJSON":                    post("", ndjson, one+"\n"+two+"\n"),
+		"JSON lines":                post("", "application/jsonl; charset=utf-8", one+"\n"+two),
 		"NDJSON with blank lines":   post("", ndjson, "\n \r\n"+one+"\r\n\n\t\n"+two),
 		"an array, gzip":            post("", "application/json", "["+one+","+two+"]").with("Content-Encoding", "gzip"),
 		"NDJSON, gzip, two members": post("", ndjson, one+"\n"+two).with("Content-Encoding", "X-GZIP"),

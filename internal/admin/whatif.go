@@ -183,7 +183,11 @@ func (a *api) replay(ctx context.Context, q whatIfQuery) (*shownWhatIf, error) {
 			return nil, err
 		}
 	}
-	return s.show(&q.limit), nil
+	shown := s.show(&q.limit)
+	if s.from.After(q.from) {
+		shown.Sentence += "; counts per second reach back no further"
+	}
+	return shown, nil
 }
 
 // bucketsOf returns what the limit would have counted by, where it was in force in this moment: not

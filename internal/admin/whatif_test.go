@@ -337,6 +337,13 @@ func TestWhatIfOfMemory(t *testing.T) {
 		if want := " % (between 33 and 67 %) of 30 requests from 2000-01-01 00:58:01 UTC to 2000-01-01 01:00:01 UTC, most at 01:00 UTC ("; !strings.Contains(got.Sentence, want) {
 			t.Errorf("the sentence is %q, want %q", got.Sentence, want)
 		}
+		const cut = "; counts per second reach back no further"
+		for span, want := range map[string]bool{"30m": true, "2m": false, "30s": false} {
+			_, body := call(t, h, http.MethodPost, "/api/v1/whatif", `{"limit":{"gateway":"shop","max_tps":10},"range":"`+span+`"}`)
+			if got := decode[whatIfBody](t, body); strings.HasSuffix(got.Sentence, cut) != want {
+				t.Errorf("of %s, where two minutes are known, the sentence is %q", span, got.Sentence)
+			}
+		}
 	})
 }
 

@@ -81,6 +81,11 @@ func parseURL(text string) (*url.URL, error) {
 	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
 		return nil, errors.New("has a query or fragment")
 	}
+	if port := u.Port(); port != "" {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return nil, fmt.Errorf("has the port %q, which is not within 1 to 65535", port)
+		}
+	}
 	return u.JoinPath("/api/v1/transactions"), nil
 }
 

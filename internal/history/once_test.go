@@ -161,7 +161,7 @@ func (s *store) assertRollups(tb testing.TB) {
 			FROM tps_metrics m, (VALUES ('second'), ('minute'), ('hour')) AS r (resolution) GROUP BY 1, 2, 3, 4, 5, 6)
 		SELECT count(*) FROM sums s FULL JOIN tps_rollups r USING (resolution, at, domain, gateway, endpoint, server_id)
 		WHERE (s.requests, s.successes, s.throttled, s.held) IS DISTINCT FROM (r.requests, r.successes, r.throttled, r.held)
-			OR abs(s.duration_ms - r.duration_ms) > 0.001 * r.requests OR abs(s.waited_ms - r.waited_ms) > 0.001 * r.requests
+			OR abs(s.duration_ms - r.duration_ms) > 1e-12 * (1 + r.duration_ms) * r.requests OR abs(s.waited_ms - r.waited_ms) > 1e-12 * (1 + r.waited_ms) * r.requests
 			OR mod(histogram, 9999999999999999) <> r.requests - r.throttled`
 	if n := query[int](tb, s.conn, differ); n != 0 {
 		tb.Errorf("%d rollups differ from the sums of the rows", n)

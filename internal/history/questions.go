@@ -53,8 +53,9 @@ func (s *Store) resolutionOf(from, to, now time.Time) resolution {
 }
 
 // Stats returns what is stored of a time, by key and by gateway. The range is widened to whole
-// seconds, minutes or hours, as fine as its length and its age let it be. TPS of a range in the past
-// is 0. A peak is the largest sum of the peaks of servers, and of endpoints for a gateway, in a slot:
+// seconds, minutes or hours, as fine as its length and its age let it be. TPS is the mean of ten seconds
+// that ended five seconds ago, when all servers had stored what they measured in them; of a range that
+// does not reach to now it is 0. A peak is the largest sum of the peaks of servers, and of endpoints for a gateway, in a slot:
 // of seconds exact, of minutes and hours at most that.
 func (s *Store) Stats(ctx context.Context, from, to time.Time, f Filter) (rollup.Snapshot, error) {
 	res := s.resolutionOf(from, to, time.Now())
@@ -67,7 +68,10 @@ func (s *Store) Stats(ctx context.Context, from, to time.Time, f Filter) (rollup
 		if err := readKeys(ctx, tx, &snap, args); err != nil {
 			return err
 		}
-		return readPeaks(ctx, tx, &snap, args)
+		if err := readPeaks(ctx, tx, &snap, args); err != nil || time.Since(to) > toNow {
+			return err
+		}
+		return readTPS(ctx, tx, &snap, args)
 	})
 	if err != nil {
 		return snap, &UnavailableError{fmt.Errorf("reading rollups per %s: %w", res.name, err)}
@@ -103,7 +107,7 @@ func readKeys(ctx context.Context, tx pgx.Tx, snap *rollup.Snapshot, args []any)
 	_, err = pgx.ForEachRow(rows, []any{
 		&st.Domain, &st.Gateway, &st.Endpoint, &st.Requests, &st.Successes, &st.Throttled, &st.Held, &waited, &duration, &histogram,
 	}, func() (err error) {
-		st.WaitedUS, st.DurationUS = microseconds(waited), microseconds(duration)
+		st.Waited, st.Duration = rollup.Milliseconds(waited), rollup.Milliseconds(duration)
 		st.Histogram, err = readHistogram(histogram)
 		snap.Keys = append(snap.Keys, st)
 		return err
@@ -142,12 +146,53 @@ func readPeaks(ctx context.Context, tx pgx.Tx, snap *rollup.Snapshot, args []any
 		if key.Endpoint = ""; endpoint != nil {
 			stats, key.Endpoint = snap.Keys, *endpoint
 		}
-		if i, found := slices.BinarySearchFunc(stats, key, func(st rollup.Stats, k rollup.Key) int { return st.Compare(k) }); found {
+		if i, found := find(stats, key); found {
 			stats[i].PeakTPS = peak
 		}
 		return nil
 	})
 	return err
+}
+
+const (
+	toNow   = 2 * time.Second  // a range that ends so long ago ends now
+	storing = 5 * time.Second  // until what was measured is stored: Envoy sends every second, and a sink writes every second
+	tpsSpan = 10 * time.Second // that TPS is the mean of
+)
+
+// readTPS adds what is measured now.
+func readTPS(ctx context.Context, tx pgx.Tx, snap *rollup.Snapshot, args []any) error {
+	end := time.Now().Add(-storing).Truncate(time.Second)
+	rows, err := tx.Query(ctx, `SELECT domain, gateway, endpoint, sum(requests)::bigint`+wanted+` GROUP BY domain, gateway, endpoint`,
+		append([]any{"second", end.Add(-tpsSpan), end}, args[3:]...)...)
+	if err != nil {
+		return err
+	}
+	var key rollup.Key
+	var n int64
+	_, err = pgx.ForEachRow(rows, []any{&key.Domain, &key.Gateway, &key.Endpoint, &n}, func() error {
+		add(snap.Keys, key, n)
+		add(snap.Gateways, rollup.Key{Domain: key.Domain, Gateway: key.Gateway}, n)
+		return nil
+	})
+	const seconds = int64(tpsSpan / time.Second)
+	for _, all := range [...][]rollup.Stats{snap.Keys, snap.Gateways} {
+		for i := range all {
+			all[i].TPS = (all[i].TPS + seconds/2) / seconds
+		}
+	}
+	return err
+}
+
+// add adds requests to the TPS of a key. One of which there is nothing in the range is passed over.
+func add(sorted []rollup.Stats, key rollup.Key, n int64) {
+	if i, found := find(sorted, key); found {
+		sorted[i].TPS += n
+	}
+}
+
+func find(sorted []rollup.Stats, key rollup.Key) (i int, found bool) {
+	return slices.BinarySearchFunc(sorted, key, func(st rollup.Stats, k rollup.Key) int { return st.Compare(k) })
 }
 
 // finish computes what follows from the counts.

@@ -94,7 +94,7 @@ func measured(n int, from time.Time, length time.Duration) model {
 
 // Figures of a range are those of its transactions, whatever resolution they are read from.
 func TestStatsAreThoseOfTheTransactions(t *testing.T) {
-	noon := today().Add(12 * time.Hour)
+	noon := today().Add(-36 * time.Hour) // so that no range reaches to now
 	for name, c := range map[string]struct {
 		from, to, slot time.Duration // from and to are those of the question, after noon
 	}{
@@ -136,6 +136,45 @@ func TestStatsAreThoseOfTheTransactions(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TPS are of now, where the range reaches there.
+func TestStatsOfNow(t *testing.T) {
+	s := openStore(t, testenv.Database(t))
+	s.maintain(t)
+	now := time.Now().Truncate(time.Second)
+	m := model{}
+	for i, server := range []string{"edge-1", "edge-2"} {
+		for second := range 120 { // half of them are still to come, for a machine that is slow
+			for n := range 10*i + 5 {
+				m[server] = append(m[server], traffic.Transaction{Gateway: "gw", Endpoint: string(rune('a' + n%3)), At: now.Add(time.Duration(60-second) * time.Second)})
+			}
+		}
+	}
+	m.putAll(t, s)
+	tps := func(from, to time.Time, f history.Filter) (all []int64) {
+		t.Helper()
+		got, err := s.Stats(t.Context(), from, to, f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, st := range slices.Concat(got.Gateways, got.Keys) {
+			all = append(all, st.TPS)
+		}
+		return all
+	}
+	for name, c := range map[string]struct {
+		got, want []int64
+	}{
+		"a long window":  {tps(now.Add(-2*time.Hour), time.Now(), history.Filter{}), []int64{20, 7, 7, 6}},
+		"a short window": {tps(now.Add(-10*time.Second), time.Now(), history.Filter{}), []int64{20, 7, 7, 6}},
+		"one endpoint":   {tps(now.Add(-2*time.Hour), time.Now(), history.Filter{Endpoint: "c"}), []int64{6, 6}},
+		"the past":       {tps(now.Add(-2*time.Hour), now.Add(-10*time.Second), history.Filter{}), []int64{0, 0, 0, 0}},
+	} {
+		if diff := cmp.Diff(c.want, c.got); diff != "" {
+			t.Errorf("%s: TPS of the gateway and its endpoints (-want +got):\n%s", name, diff)
+		}
 	}
 }
 

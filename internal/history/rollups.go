@@ -56,22 +56,15 @@ type columns struct {
 
 // append adds rows of a resolution. The histograms stay theirs.
 func (c *columns) append(resolution string, rows []rollup.Row) {
-	const perMS = 1000
 	for i := range rows {
 		r := &rows[i]
 		c.resolution, c.at = append(c.resolution, resolution), append(c.at, time.Unix(r.Unix, 0))
 		c.domain, c.gateway, c.endpoint = append(c.domain, r.Domain), append(c.gateway, r.Gateway), append(c.endpoint, r.Endpoint)
 		c.requests, c.successes = append(c.requests, r.Requests), append(c.successes, r.Successes)
 		c.throttled, c.held, c.peakTPS = append(c.throttled, r.Throttled), append(c.held, r.Held), append(c.peakTPS, r.Peak)
-		c.waitedMS, c.durationMS = append(c.waitedMS, float64(r.WaitedUS)/perMS), append(c.durationMS, float64(r.DurationUS)/perMS)
+		c.waitedMS, c.durationMS = append(c.waitedMS, r.Waited.Milliseconds()), append(c.durationMS, r.Duration.Milliseconds())
 		c.histogram = append(c.histogram, &r.Histogram)
 	}
-}
-
-// microseconds is what append has made milliseconds of. Up to 2^53 of them, 285 years, none is lost.
-func microseconds(ms float64) int64 {
-	const perMS, half = 1000, 0.5
-	return int64(ms*perMS + half)
 }
 
 // addSQL has parameters in the order of args. The peak of a second is all that it has.

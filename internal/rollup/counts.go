@@ -31,17 +31,16 @@ func (k Key) Compare(o Key) int {
 // zero Counts are those of no transaction. A copy shares the memory of the histogram: see
 // [Counts.Clone].
 //
-// Durations, that is DurationUS and Histogram, are of the transactions that were not throttled only:
-// a refusal takes microseconds, and many of them would hide how slow the upstream is. Their mean is
-// DurationUS / (Requests - Throttled).
+// Durations, that is Duration and Histogram, are of the transactions that were not throttled only:
+// a refusal takes microseconds, and many of them would hide how slow the upstream is.
 type Counts struct {
-	Requests   int64 // all transactions
-	Successes  int64
-	Throttled  int64 // refused by a limit
-	Held       int64 // waited at a limit, throttled at the end or not
-	WaitedUS   int64 // microseconds, of all
-	DurationUS int64 // microseconds, of those not throttled
-	Histogram  Histogram
+	Requests  int64 // all transactions
+	Successes int64
+	Throttled int64 // refused by a limit
+	Held      int64 // waited at a limit, throttled at the end or not
+	Waited    Total // of all
+	Duration  Total // of those not throttled
+	Histogram Histogram
 }
 
 // Add counts a transaction.
@@ -52,13 +51,13 @@ func (c *Counts) Add(t *traffic.Transaction) {
 	}
 	if t.Waited > 0 {
 		c.Held = addUp(c.Held, 1)
-		c.WaitedUS = addUp(c.WaitedUS, t.Waited.Microseconds())
+		c.Waited.Add(t.Waited)
 	}
 	if t.Throttled {
 		c.Throttled = addUp(c.Throttled, 1)
 		return
 	}
-	c.DurationUS = addUp(c.DurationUS, max(t.Duration, 0).Microseconds())
+	c.Duration.Add(max(t.Duration, 0))
 	c.Histogram.Add(t.Duration, 1)
 }
 
@@ -68,8 +67,8 @@ func (c *Counts) Merge(o *Counts) {
 	c.Successes = addUp(c.Successes, o.Successes)
 	c.Throttled = addUp(c.Throttled, o.Throttled)
 	c.Held = addUp(c.Held, o.Held)
-	c.WaitedUS = addUp(c.WaitedUS, o.WaitedUS)
-	c.DurationUS = addUp(c.DurationUS, o.DurationUS)
+	c.Waited.Merge(o.Waited)
+	c.Duration.Merge(o.Duration)
 	c.Histogram.Merge(&o.Histogram)
 }
 
@@ -86,5 +85,5 @@ func (c *Counts) Mean() time.Duration {
 	if n <= 0 {
 		return 0
 	}
-	return time.Duration(c.DurationUS/n) * time.Microsecond
+	return time.Duration(c.Duration.US/n) * time.Microsecond
 }

@@ -26,13 +26,13 @@ func TestCountsOfEachKind(t *testing.T) {
 		want      Counts
 		durations int64
 	}{
-		"success":        {traffic.Transaction{Success: true, Duration: 3 * ms}, Counts{Requests: 1, Successes: 1, DurationUS: 3000}, 1},
-		"failure":        {traffic.Transaction{Duration: 3 * ms}, Counts{Requests: 1, DurationUS: 3000}, 1},
-		"held":           {traffic.Transaction{Success: true, Waited: ms}, Counts{Requests: 1, Successes: 1, Held: 1, WaitedUS: 1000}, 1},
+		"success":        {traffic.Transaction{Success: true, Duration: 3 * ms}, Counts{Requests: 1, Successes: 1, Duration: Total{US: 3000}}, 1},
+		"failure":        {traffic.Transaction{Duration: 3 * ms}, Counts{Requests: 1, Duration: Total{US: 3000}}, 1},
+		"held":           {traffic.Transaction{Success: true, Waited: ms}, Counts{Requests: 1, Successes: 1, Held: 1, Waited: Total{US: 1000}}, 1},
 		"throttled":      {traffic.Transaction{Throttled: true, Duration: 3 * ms}, Counts{Requests: 1, Throttled: 1}, 0},
-		"held in vain":   {traffic.Transaction{Throttled: true, Waited: ms}, Counts{Requests: 1, Throttled: 1, Held: 1, WaitedUS: 1000}, 0},
+		"held in vain":   {traffic.Transaction{Throttled: true, Waited: ms}, Counts{Requests: 1, Throttled: 1, Held: 1, Waited: Total{US: 1000}}, 0},
 		"absurd":         {traffic.Transaction{Duration: -ms, Waited: -ms}, Counts{Requests: 1}, 1},
-		"held 1 ns":      {traffic.Transaction{Waited: 1}, Counts{Requests: 1, Held: 1}, 1},
+		"held 1 ns":      {traffic.Transaction{Waited: 1}, Counts{Requests: 1, Held: 1, Waited: Total{NS: 1}}, 1},
 		"nothing is set": {traffic.Transaction{}, Counts{Requests: 1}, 1},
 	} {
 		c.want.Histogram.Add(c.t.Duration, c.durations)
@@ -56,7 +56,7 @@ func TestMergedCountsAreAllAtOnce(t *testing.T) {
 
 func TestCountsStayAtTheLargest(t *testing.T) {
 	most := int64(math.MaxInt64)
-	full := Counts{Requests: most, Successes: most, Throttled: most, Held: most, WaitedUS: most, DurationUS: most}
+	full := Counts{Requests: most, Successes: most, Throttled: most, Held: most, Waited: Total{US: most}, Duration: Total{US: most}}
 	full.Histogram.Add(time.Second, most)
 	want := full.Clone()
 	full.Merge(countsOf(traffic.Transaction{Success: true, Duration: time.Second, Waited: time.Second}))
@@ -94,4 +94,28 @@ func TestKeysAreOrdered(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Sums are those of what was added, to the nanosecond, wherever they are cut.
+func TestTotals(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var all, merged Total
+		var want time.Duration
+		for _, part := range rapid.SliceOfN(rapid.SliceOfN(rapid.Int64Range(0, 1e12), 0, 5), 1, 5).Draw(t, "nanoseconds") {
+			var sum Total
+			for _, ns := range part {
+				d := time.Duration(ns)
+				want += d
+				all.Add(d)
+				sum.Add(d)
+			}
+			merged.Merge(sum)
+		}
+		if got := time.Duration(all.US)*time.Microsecond + time.Duration(all.NS); got != want || all != merged || all.NS >= 1000 {
+			t.Fatalf("the sum is %+v, in parts %+v, want %v", all, merged, want)
+		}
+		if got := all.Milliseconds(); math.Abs(got-float64(want)/1e6) > 1e-3 || Milliseconds(got).US-all.US > 1 {
+			t.Fatalf("%v are %v ms, and these %+v", want, got, Milliseconds(got))
+		}
+	})
 }

@@ -166,8 +166,8 @@ func (c *slot) collect(sp *span, st *Stats) {
 	st.Successes += int64(c.successes)
 	st.Throttled += int64(c.throttled)
 	st.Held += int64(c.held)
-	st.WaitedUS = addUp(st.WaitedUS, c.waitedUS)
-	st.DurationUS = addUp(st.DurationUS, c.durationUS)
+	st.Waited.Merge(Total{US: c.waitedUS})
+	st.Duration.Merge(Total{US: c.durationUS})
 	sp.sums.add(&c.histogram)
 }
 

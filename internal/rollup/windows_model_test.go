@@ -70,6 +70,7 @@ func (m model) stats(key func(*received) Key, bySecond map[busySecond]int64, ove
 			of[key] = &Stats{Key: key}
 		}
 		of[key].Add(&m[i].Transaction)
+		of[key].Waited.NS, of[key].Duration.NS = 0, 0 // windows count whole microseconds
 		of[key].PeakTPS = max(of[key].PeakTPS, bySecond[busySecond{key, m[i].second}])
 	}
 	for key, st := range of {
