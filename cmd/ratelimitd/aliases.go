@@ -55,6 +55,7 @@ func readAliases(env map[string]string) aliases {
 	}
 	a.set("TPS_DEFAULT_MAX_TPS", "0", "RUNTIME_ROOT or CONFIG_TYPE: an unknown domain has no limit there")
 	a.ignore(env)
+	a.idle(env)
 	return a
 }
 
@@ -85,6 +86,12 @@ var xdsMeaning = map[string]string{ //nolint:gochecknoglobals // a constant tabl
 var xdsTLSMeaning = map[string]string{ //nolint:gochecknoglobals // a constant table
 	"CONFIG_GRPC_XDS_CLIENT_TLS_CERT": "TPS_CONFIG_XDS_CERT", "CONFIG_GRPC_XDS_CLIENT_TLS_KEY": "TPS_CONFIG_XDS_KEY",
 	"CONFIG_GRPC_XDS_SERVER_TLS_CACERT": "TPS_CONFIG_XDS_CA", "CONFIG_GRPC_XDS_SERVER_TLS_SAN": "TPS_CONFIG_XDS_NAME",
+}
+
+// grpcTLSMeaning are those of TLS on the gRPC port.
+var grpcTLSMeaning = map[string]string{ //nolint:gochecknoglobals // a constant table
+	"GRPC_SERVER_TLS_CERT": "TPS_TLS_CERT", "GRPC_SERVER_TLS_KEY": "TPS_TLS_KEY",
+	"GRPC_CLIENT_TLS_CACERT": "TPS_TLS_CLIENT_CA", "GRPC_CLIENT_TLS_SAN": "TPS_TLS_CLIENT_SAN",
 }
 
 func (a *aliases) addresses(env map[string]string) {
@@ -167,10 +174,7 @@ func (a *aliases) tls(env map[string]string) {
 		a.faults = append(a.faults, errors.New("GRPC_SERVER_USE_TLS is true, but GRPC_SERVER_TLS_CERT is not set"))
 	}
 	a.set("TPS_TLS_PORTS", "grpc", "GRPC_SERVER_USE_TLS")
-	for alias, name := range map[string]string{
-		"GRPC_SERVER_TLS_CERT": "TPS_TLS_CERT", "GRPC_SERVER_TLS_KEY": "TPS_TLS_KEY",
-		"GRPC_CLIENT_TLS_CACERT": "TPS_TLS_CLIENT_CA", "GRPC_CLIENT_TLS_SAN": "TPS_TLS_CLIENT_SAN",
-	} {
+	for alias, name := range grpcTLSMeaning {
 		if value := env[alias]; value != "" {
 			a.set(name, value, alias)
 		}
@@ -232,10 +236,32 @@ func (a *aliases) ignore(env map[string]string) {
 	}
 }
 
-// took names what was understood, and as what.
-func (a *aliases) took(env map[string]string) (all []string) {
+// idle names variables that mean nothing without another one.
+func (a *aliases) idle(env map[string]string) {
+	without := func(on bool, what string, names ...string) {
+		for _, name := range slices.Sorted(slices.Values(names)) {
+			if !on && env[name] != "" && !isOff(env[name]) {
+				a.ignored = append(a.ignored, name+": "+what)
+			}
+		}
+	}
+	isOn := func(name string) bool {
+		on, _ := strconv.ParseBool(env[name]) // isTrue has told of a fault
+		return on
+	}
+	xds := env["CONFIG_TYPE"] == "GRPC_XDS_SOTW"
+	without(isOn("GRPC_SERVER_USE_TLS"), "GRPC_SERVER_USE_TLS is not true", slices.Collect(maps.Keys(grpcTLSMeaning))...)
+	without(isOn("USE_PROMETHEUS"), "USE_PROMETHEUS is not true", "PROMETHEUS_ADDR")
+	without(xds, "CONFIG_TYPE is not GRPC_XDS_SOTW", append(slices.Collect(maps.Keys(xdsMeaning)),
+		"CONFIG_GRPC_XDS_SERVER_URL", "CONFIG_GRPC_XDS_NODE_METADATA", "CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS")...)
+	without(xds && isOn("CONFIG_GRPC_XDS_SERVER_USE_TLS"), "CONFIG_GRPC_XDS_SERVER_USE_TLS is not true", slices.Collect(maps.Keys(xdsTLSMeaning))...)
+	without(!xds || env["TPS_CONFIG_DIR"]+env["TPS_CONFIG_XDS"] == "", "a TPS_ variable names the source of domains", "CONFIG_TYPE")
+}
+
+// took names what was understood, and as what: values are those in force, of flags, too.
+func (a *aliases) took(values map[string]string) (all []string) {
 	for _, name := range slices.Sorted(maps.Keys(a.values)) {
-		if env[name] == "" {
+		if values[name] == a.values[name] {
 			all = append(all, name+" (from "+a.from[name]+")")
 		}
 	}

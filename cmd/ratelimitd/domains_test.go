@@ -140,6 +140,8 @@ func TestImport(t *testing.T) {
 		{"shop", "pay", "50", "1", "token_bucket", "0", "true", "false", "all", "of", "pay"},
 		{"shop", "pay", "charge", "5", "1", "token_bucket", "0", "true", "true"},
 		{"shop", "pay", "refund", "user", "1", "1", "token_bucket", "0", "true", "false"},
+		{"shop", "pay", "refund", "1000", "1", "token_bucket", "0", "false", "false"}, // which only leads on to user
+		{"shop", "web", "1000", "1", "token_bucket", "0", "false", "false"},
 		{"shop", "internal", "1000", "1", "token_bucket", "0", "false", "false"},
 		{"shop", "free", "1000", "1", "token_bucket", "0", "false", "false", "for", "all"},
 		{"shop", "web", "user", "7", "1", "sliding_window", "0", "true", "false"},
@@ -148,8 +150,8 @@ func TestImport(t *testing.T) {
 			t.Errorf("rows\n%swant also %q", rows.stdout, want)
 		}
 	}
-	if n := lines(rows.stdout); n != 7 {
-		t.Errorf("%d lines, want a head and 6 rows:\n%s", n, rows.stdout)
+	if n := lines(rows.stdout); n != 9 {
+		t.Errorf("%d lines, want a head and 8 rows:\n%s", n, rows.stdout)
 	}
 
 	files := start(t, "TPS_CONFIG_DIR="+descriptorDir(t, map[string]string{"shop.yaml": shopFile}))

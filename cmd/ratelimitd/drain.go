@@ -14,7 +14,7 @@ import (
 	"github.com/tps-agent/ratelimitd/internal/accesslog"
 )
 
-// stopper tells of signals. SIGTERM (or the end of the context) asks for the full drain, SIGINT
+// stopper tells of signals. SIGTERM, SIGHUP (or the end of the context) asks for the full drain, SIGINT
 // from a terminal for one without delay, and any second signal for an end at once.
 type stopper struct {
 	signals chan os.Signal
@@ -24,6 +24,9 @@ type stopper struct {
 func notify(ctx context.Context) *stopper {
 	s := &stopper{signals: make(chan os.Signal, 2), asked: ctx.Done()}
 	signal.Notify(s.signals, syscall.SIGTERM, syscall.SIGINT)
+	if !signal.Ignored(syscall.SIGHUP) { // as nohup has it
+		signal.Notify(s.signals, syscall.SIGHUP)
+	}
 	return s
 }
 

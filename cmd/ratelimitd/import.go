@@ -77,9 +77,6 @@ func (f *importFlags) translate(set *descriptors.Set) *imported {
 		var path [][2]string
 		src.Domain.Walk(func(n descriptors.Node) {
 			path = append(path[:n.Depth], [2]string{n.Key, n.Value})
-			if n.Rule == nil && !n.Leaf { // it only leads on
-				return
-			}
 			f.add(in, src, path, &n)
 		})
 	}
@@ -93,6 +90,10 @@ func (f *importFlags) add(in *imported, src descriptors.Source, path [][2]string
 		what = fmt.Sprintf("%s (%s)", shown(n.Name()), strings.Join(nodeWords(n), " "))
 	}
 	l, reason := f.row(src.Domain.Name(), path, n.Rule)
+	leadsOn := n.Rule == nil && !n.Leaf
+	if leadsOn && (reason != "" || l.Per != "") { // no row could take what it lets through
+		return
+	}
 	if reason == "" && in.keys[l.Key] {
 		reason = "its row is that of another limit, which came before"
 	}

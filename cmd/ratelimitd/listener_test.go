@@ -293,6 +293,20 @@ func TestSecondSignalIsNotDelayed(t *testing.T) {
 	}, func(testing.TB) []string { return []string{"TPS_DRAIN_DELAY=1h", "TPS_DRAIN_TIME=2h"} })
 }
 
+// TestHangupDrains as SIGTERM does: a terminal that goes, and operators of envoyproxy/ratelimit, send SIGHUP.
+func TestHangupDrains(t *testing.T) {
+	spare := make(chan os.Signal, 1)
+	signal.Notify(spare, syscall.SIGHUP)
+	defer signal.Stop(spare)
+	d := start(t)
+	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	if code := d.wait(); code != 0 || !strings.Contains(d.stderr.String(), "stopping") {
+		t.Errorf("serve ended with %d:\n%s", code, d.stderr)
+	}
+}
+
 // TestSilentClientsAreCut also while nobody stops the server.
 func TestSilentClientsAreCut(t *testing.T) {
 	t.Parallel()

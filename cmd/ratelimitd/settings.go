@@ -185,7 +185,7 @@ func (s *settings) resolve(env []string) (config, error) {
 	}
 	r.rest(&c)
 	c.warnings = append(unknown(env), r.overruled()...)
-	c.aliases, c.aliasesTook = r.aliases, r.aliases.took(r.env)
+	c.aliases, c.aliasesTook = r.aliases, r.aliases.took(r.values)
 	r.errs = append(r.errs, r.aliases.faults...)
 	return c, r.errs.orNil()
 }

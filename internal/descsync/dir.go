@@ -203,6 +203,8 @@ func (s *Dir) report(ctx context.Context, took time.Duration) {
 
 func inForce(src descriptors.Source) string {
 	switch {
+	case src.HeirOf != "":
+		return "what " + src.HeirOf + " said, which is gone"
 	case src.Loaded:
 		return "what it said when it was good last"
 	case src.Domain != nil:
@@ -221,6 +223,8 @@ func (s *Dir) keep(files map[string]descriptors.File) {
 		if f := files[src.Name]; src.Err == nil && !f.Unchanged {
 			good[src.Name] = string(f.Body)
 		} else if body, was := s.good[src.Name]; was {
+			good[src.Name] = body
+		} else if body, was := s.good[src.HeirOf]; was {
 			good[src.Name] = body
 		}
 	}

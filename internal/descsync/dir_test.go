@@ -121,6 +121,28 @@ func TestDirKeepsLastGood(t *testing.T) {
 	}
 }
 
+// A file that is renamed in the same step in which it breaks keeps its domain, also in the next process.
+func TestDirRenamedWithAFault(t *testing.T) {
+	dir, dataDir := t.TempDir(), t.TempDir()
+	write(t, file("a", 1), dir, "a.yaml")
+	first := followDir(t, dir, dataDir)
+	first.load()
+	first.await("a=1")
+	do(t, os.Rename(filepath.Join(dir, "a.yaml"), filepath.Join(t.TempDir(), "gone")))
+	write(t, "domain: a\ndescriptors: [", dir, "b.yaml")
+	first.start()
+	eventually(t, "the bad file is noticed", not(first.Ready))
+	first.await("a=1")
+	if want := `in_force="what a.yaml said, which is gone"`; !strings.Contains(first.logged(), want) {
+		t.Errorf("the log does not say %s:\n%s", want, first.logged())
+	}
+	first.stop()
+
+	second := followDir(t, dir, dataDir)
+	second.load()
+	second.await("a=1")
+}
+
 // help is the text before the value of a metric.
 func help(tb testing.TB, reg *prometheus.Registry, name string) string {
 	tb.Helper()

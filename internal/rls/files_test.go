@@ -112,6 +112,28 @@ func TestMetricsOfFilesAreBounded(t *testing.T) {
 	}
 }
 
+// Names that clients invent leave those of files their series, in each result.
+func TestMetricsOfFilesBesideInventedNames(t *testing.T) {
+	const maxSeries = 2
+	f := newServer(t, setup{rls: rls.Config{MaxSeries: maxSeries}})
+	f.serveFile(t, "domain: files\ndescriptors: [{key: a, rate_limit: {unit: year, requests_per_unit: 1}}, {key: b, rate_limit: {unit: year, requests_per_unit: 1}}]")
+	for i := range 10 {
+		askGRPC(t, f, t.Context(), askIn(strconv.Itoa(i), ep("pay", "charge")))
+	}
+	for range 3 {
+		askGRPC(t, f, t.Context(), askIn("files", d("a", "x"), d("b", "x")))
+	}
+	if diff := cmp.Diff(map[string]float64{
+		"domain=files,limit=a,result=near_limit": 1, "domain=files,limit=a,result=over_limit": 2, "domain=files,limit=b,result=near_limit": 1, "domain=files,limit=b,result=over_limit": 2,
+	}, f.hits(t)); diff != "" {
+		t.Errorf("hits, -want +got: %s", diff)
+	}
+	got := f.series(t, "ratelimitd_decisions_total")
+	if got["code=ok,domain=files,endpoint=,gateway="] != 1 || got["code=over_limit,domain=files,endpoint=,gateway="] != 2 || len(got) != maxSeries+3 {
+		t.Errorf("decisions %v, want 1 and 2 of the domain of the file beside %d and other", got, maxSeries)
+	}
+}
+
 // What Explain says of a file is what a request at the same instant gets, and nothing is charged.
 func TestExplainFiles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -21,9 +21,10 @@ type metrics struct {
 	json      prometheus.Counter
 	errors    *prometheus.CounterVec
 
-	series    bounded[seriesKey]
-	hits      bounded[hitsKey] // of rules whose series the file names
-	valueHits bounded[hitsKey] // of rules with values of requests in theirs
+	series     bounded[seriesKey]
+	fileSeries bounded[seriesKey] // of domains that files name
+	hits       bounded[hitsKey]   // of rules whose series the file names
+	valueHits  bounded[hitsKey]   // of rules with values of requests in theirs
 }
 
 // bounded are the series of names that clients choose: most of them at most, what comes then counts as
@@ -53,7 +54,7 @@ func newMetrics(maxSeries int, engine *buckets.Engine, reg prometheus.Registerer
 	m := &metrics{
 		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "ratelimitd_decisions_total",
-			Help: "Decisions by what was asked and the answer (ok, over_limit, shadow: let through, though a limit in shadow mode would have refused). Beyond TPS_MAX_SERIES names count as other.",
+			Help: "Decisions by what was asked and the answer (ok, over_limit, shadow: let through, though a limit in shadow mode would have refused). Beyond TPS_MAX_SERIES names count as other, domains of descriptor files and all others by themselves.",
 		}, []string{"domain", "gateway", "endpoint", "code"}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "ratelimitd_decision_duration_seconds", Help: "Time that ratelimitd took for a decision, without what the request was held.",
@@ -71,24 +72,26 @@ func newMetrics(maxSeries int, engine *buckets.Engine, reg prometheus.Registerer
 		grpc: requests.WithLabelValues("grpc"),
 		json: requests.WithLabelValues("json"),
 	}
-	m.series = bounded[seriesKey]{
-		most: maxSeries, series: make(map[seriesKey]prometheus.Counter),
-		make: func(k seriesKey) prometheus.Counter {
+	m.series.most, m.fileSeries.most = maxSeries, maxSeries*int(outcomes)
+	for _, b := range []*bounded[seriesKey]{&m.series, &m.fileSeries} {
+		b.series = make(map[seriesKey]prometheus.Counter)
+		b.make = func(k seriesKey) prometheus.Counter {
 			return m.decisions.WithLabelValues(k.domain, k.gateway, k.endpoint, k.code)
-		},
-		other: func(k seriesKey) prometheus.Counter {
+		}
+		b.other = func(k seriesKey) prometheus.Counter {
 			return m.decisions.WithLabelValues(otherName, otherName, otherName, k.code)
-		},
-		keep: func(k seriesKey) seriesKey {
+		}
+		b.keep = func(k seriesKey) seriesKey {
 			return seriesKey{strings.Clone(k.domain), strings.Clone(k.gateway), strings.Clone(k.endpoint), k.code}
-		},
+		}
 	}
 	hits := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "ratelimitd_descriptor_hits_total",
-		Help: "Hits that the limits of descriptor files have counted, each in one result: within_limit, near_limit (above TPS_NEAR_LIMIT_RATIO of the limit), over_limit, shadow (beyond a limit in shadow mode). Beyond TPS_MAX_SERIES limits, and as many with values of requests in their names, they count as other.",
+		Help: "Hits that the limits of descriptor files have counted, each in one result: within_limit, near_limit (above TPS_NEAR_LIMIT_RATIO of the limit), over_limit, shadow (beyond a limit in shadow mode). Beyond TPS_MAX_SERIES limits they count as other, and so does what is beyond as many series of limits with values of requests in their names.",
 	}, []string{"domain", "limit", "result"})
+	m.hits.most, m.valueHits.most = maxSeries*int(results), maxSeries
 	for _, b := range []*bounded[hitsKey]{&m.hits, &m.valueHits} {
-		b.most, b.series = maxSeries, make(map[hitsKey]prometheus.Counter)
+		b.series = make(map[hitsKey]prometheus.Counter)
 		b.make = func(k hitsKey) prometheus.Counter { return hits.WithLabelValues(k.domain, k.limit, k.result.String()) }
 		b.other = func(k hitsKey) prometheus.Counter {
 			return hits.WithLabelValues(k.domain, otherName, k.result.String())
@@ -154,7 +157,7 @@ func (m *metrics) decidedByFile(domain *fileDomain, kind outcome) {
 	kept := &domain.decisions[kind]
 	series := kept.Load()
 	if series == nil {
-		series = new(m.series.get(seriesKey{domain: shown(domain.Name()), code: kind.String()}))
+		series = new(m.fileSeries.get(seriesKey{domain: shown(domain.Name()), code: kind.String()}))
 		kept.Store(series)
 	}
 	(*series).Inc()
