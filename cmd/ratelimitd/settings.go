@@ -63,7 +63,7 @@ type settings struct {
 
 	MaxBuckets string `name:"max-buckets" setting:"TPS_MAX_BUCKETS" fallback:"1000000" help:"Bound: buckets of names that no row writes out."`
 	MaxWaiters string `name:"max-waiters" setting:"TPS_MAX_WAITERS" fallback:"100000" help:"Bound: held requests; what comes then is refused. Of 1,000 and more one gateway may hold 95 in 100."`
-	MaxSeries  string `name:"max-series" setting:"TPS_MAX_SERIES" fallback:"10000" help:"Bound: names in each family of metrics; the rest counts as other."`
+	MaxSeries  string `name:"max-series" setting:"TPS_MAX_SERIES" fallback:"10000" help:"Bound: names in each family of metrics; the rest counts as other, of its gateway where that is known."`
 
 	ServerID       string `name:"server-id" setting:"TPS_SERVER_ID" help:"Names this replica in tps_metrics; the host name where it is empty."`
 	Sinks          string `name:"sinks" setting:"TPS_SINKS" help:"Where transactions go: postgres, collector, prometheus. Empty = all that are configured."`

@@ -278,7 +278,7 @@ func (r *reader) logType(e *entry) {
 	e.tcp = e.logType == tcpConnectionEnd || e.logType == udpSessionEnd || e.logType == 0 && r.ofConnection(e)
 }
 
-// ofConnection: what has neither a code nor a method nor a path was no request.
+// ofConnection: what has neither a code nor a method, a path or a route was no request.
 func (r *reader) ofConnection(e *entry) bool {
-	return e.status == 0 && e.grpcTrailer == "" && e.method == "" && e.path == ""
+	return e.status == 0 && e.grpcTrailer == "" && e.method == "" && e.path == "" && e.route == ""
 }

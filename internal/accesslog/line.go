@@ -44,7 +44,8 @@ import (
 //
 // counted is false for a line that is of no finished request: it tells neither a status code nor a
 // duration, flags or a success, as the log of Envoy itself does among the lines, or it is an entry of
-// another kind. A line with a name for its outcome, but without status code, method and path is that of a TCP connection.
+// another kind. A line with a name for its outcome, but without status code, method, path and route is
+// that of a TCP connection.
 //
 // receivedAt stands in where no time is told. The error says why the line is no JSON object, that it has
 // a duration and no name for how the request ended, or names a value that cannot be meant, such as a time

@@ -59,7 +59,8 @@ func readLines() map[string]struct {
 		"Istio": {strings.Replace(istioLine, `"start_time":"2026-09-21T12:13:14.123Z"`, `"start_time":"`+stamp+`"`, 1), fromLine(named("gw-main", "orders"), inDomain("edge"), func(t *traffic.Transaction) {
 			t.At, t.Duration = started.Add(25*time.Millisecond), 25*time.Millisecond
 		})},
-		"Istio, TCP": code(`"method":null,"path":null,"protocol":null,"response_code":0,"response_flags":"-","upstream_cluster":"outbound|3306||db","route_name":null`, named("outbound|3306||db", ""), ended(0, true)),
+		"Istio, TCP":                     code(`"method":null,"path":null,"protocol":null,"response_code":0,"response_flags":"-","upstream_cluster":"outbound|3306||db","route_name":null`, named("outbound|3306||db", ""), ended(0, true)),
+		"of a route, and never answered": code(`"route_name":"r","response_code":0,"response_flags":"-","upstream_cluster":"app"`, named("app", "r"), ended(0, false)),
 		"Envoy Gateway": code(`"method":"GET","x-envoy-origin-path":"/a","protocol":"HTTP/1.1","response_code":503,"response_flags":"UF,URX","upstream_cluster":"httproute/default/backend/rule/0","route_name":"r",":authority":"shop.test"`,
 			named("httproute/default/backend/rule/0", "r"), ended(503, false)),
 		"Contour":                           {`{"@timestamp":"` + stamp + `","duration":"250","response_code":"200","response_flags":"-","upstream_cluster":"default_app_80","path":"/"}`, fromLine(named("default_app_80", ""))},

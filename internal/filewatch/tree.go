@@ -33,8 +33,8 @@ func treeDirs(root string) []string {
 		case entry.IsDir():
 			dirs[filepath.Clean(path)] = true
 		case entry.Type()&fs.ModeSymlink != 0:
-			if target, err := filepath.EvalSymlinks(path); err == nil {
-				dirs[filepath.Dir(target)] = true
+			for _, dir := range linkDirs(path) { // also where the target is gone, which may come again
+				dirs[dir] = true
 			}
 		}
 		return nil

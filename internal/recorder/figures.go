@@ -65,7 +65,7 @@ func newFigures(names *rollup.Names, reg prometheus.Registerer) (*figures, error
 			Name: "ratelimitd_transactions_total", Help: "Transactions, that is requests or connections that ended, by success and by throttled (refused by a limit). Beyond TPS_MAX_SERIES names count as other.",
 		}, []string{"domain", "gateway", "endpoint", "success", "throttled"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "ratelimitd_transaction_duration_seconds", Help: "Duration of transactions as Envoy measured it, less what they were held.",
+			Name: "ratelimitd_transaction_duration_seconds", Help: "Duration of transactions that were not throttled as Envoy measured it, less what they were held.",
 			Buckets:                     []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
 			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 160,
 		}, []string{"domain", "gateway", "endpoint"}),
@@ -88,14 +88,15 @@ func (f *figures) add(t *traffic.Transaction) rollup.Key {
 	f.received.Add(1)
 	s := f.series(key)
 	s.requests.Add(1)
-	s.totalUS.Add(t.Duration.Microseconds())
 	s.total[outcome(t)].Inc()
-	s.duration.Observe(t.Duration.Seconds())
 	if !t.Success {
 		s.failed.Add(1)
 	}
 	if t.Throttled {
 		s.throttled.Add(1)
+	} else {
+		s.totalUS.Add(t.Duration.Microseconds())
+		s.duration.Observe(t.Duration.Seconds())
 	}
 	if t.Waited > 0 {
 		s.held.Add(1)
@@ -151,18 +152,18 @@ type EndpointStats struct {
 	Failed       uint64  `json:"failed"`
 	Throttled    uint64  `json:"throttled"`
 	Held         uint64  `json:"held"`
-	MeanMS       float64 `json:"mean_duration_ms"`
+	MeanMS       float64 `json:"mean_duration_ms"` // of those not throttled
 }
 
 func (f *figures) stats() Stats {
 	all := f.all()
 	st := Stats{Transactions: f.received.Load(), Endpoints: make([]EndpointStats, 0, len(all))}
 	for _, s := range all {
-		n := s.requests.Load()
+		n, throttled := s.requests.Load(), s.throttled.Load()
 		st.Endpoints = append(st.Endpoints, EndpointStats{
 			Domain: s.key.Domain, Gateway: s.key.Gateway, Endpoint: s.key.Endpoint,
-			Transactions: n, Failed: s.failed.Load(), Throttled: s.throttled.Load(), Held: s.held.Load(),
-			MeanMS: float64(s.totalUS.Load()) / float64(max(n, 1)) / 1000,
+			Transactions: n, Failed: s.failed.Load(), Throttled: throttled, Held: s.held.Load(),
+			MeanMS: float64(s.totalUS.Load()) / float64(max(n-min(throttled, n), 1)) / 1000,
 		})
 	}
 	slices.SortFunc(st.Endpoints, func(a, b EndpointStats) int {
