@@ -59,8 +59,10 @@ func (s *server) makeSinks(names *rollup.Names) (sinks []recorder.NamedSink, err
 		if s.pools.others, err = newPool(s.cfg.database, forOthers); err != nil {
 			return nil, err
 		}
-		store := history.New(s.cfg.recorder.history, s.pools.log, names)
-		s.history = history.New(s.cfg.recorder.history, s.pools.others, names)
+		cfg := s.cfg.recorder.history
+		cfg.FlushInterval = s.cfg.recorder.flushInterval
+		store := history.New(cfg, s.pools.log, names)
+		s.history = history.New(cfg, s.pools.others, names)
 		sinks = append(sinks, recorder.NamedSink{Name: "postgres", Sink: store, Received: s.history, Maintain: s.afterMigration(store.Maintain)})
 	}
 	if s.cfg.recorder.collectorSink {

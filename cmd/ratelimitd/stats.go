@@ -54,9 +54,7 @@ const dayLong = 24 * time.Hour
 // seconds answers from Postgres where there is one, else from memory, which is as far as it reaches.
 func (s *server) seconds(ctx context.Context, q admin.SecondsQuery) (admin.SecondsAnswer, error) {
 	if s.history != nil {
-		if keep := s.history.KeepsSeconds(); keep > 0 { // older ones go when the last of their day is as old
-			q.From = later(q.From, time.Now().Add(-keep).Truncate(time.Second))
-		}
+		q.From = kept(q.From, s.history.KeepsSeconds(), time.Now())
 		if !q.From.Before(q.To) {
 			return admin.SecondsAnswer{}, &limits.FieldError{Field: "to", Value: q.To.Format(time.RFC3339), Reason: "is beyond the counts per second that TPS_RETENTION keeps"}
 		}
@@ -72,6 +70,15 @@ func (s *server) seconds(ctx context.Context, q admin.SecondsQuery) (admin.Secon
 		to = q.To
 	}
 	return admin.SecondsAnswer{From: from, To: to, Source: admin.SourceMemory, Counts: between(counts, from, to)}, nil
+}
+
+// kept is from, or where the counts per second that are kept begin, if that is later by more than a question
+// takes to be put.
+func kept(from time.Time, keep time.Duration, now time.Time) time.Time {
+	if keep == 0 || now.Sub(from) <= keep+time.Minute {
+		return from
+	}
+	return now.Add(-keep).Truncate(time.Second)
 }
 
 func later(a, b time.Time) time.Time {

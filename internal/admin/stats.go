@@ -55,7 +55,7 @@ type StatsAnswer struct {
 
 // figures are the JSON of what was measured of something.
 type figures struct {
-	TPS         int64    `json:"tps"` // in the last second that is over; of Postgres the mean of ten that ended five seconds ago, 0 where the range does not reach to now
+	TPS         int64    `json:"tps"` // in the last second that is over; of Postgres the mean of the newest ten that are stored, 0 where the range does not reach to now
 	AverageTPS  float64  `json:"average_tps"`
 	P50MS       *float64 `json:"p50_ms"` // null = all were throttled, here and below
 	P95MS       *float64 `json:"p95_ms"`

@@ -53,10 +53,11 @@ func (s *Store) resolutionOf(from, to, now time.Time) resolution {
 }
 
 // Stats returns what is stored of a time, by key and by gateway. The range is widened to whole
-// seconds, minutes or hours, as fine as its length and its age let it be. TPS is the mean of ten seconds
-// that ended five seconds ago, when all servers had stored what they measured in them; of a range that
-// does not reach to now it is 0. A peak is the largest sum of the peaks of servers, and of endpoints for a gateway, in a slot:
-// of seconds exact, of minutes and hours at most that.
+// seconds, minutes or hours, as fine as its length and its age let it be. TPS is the mean of the
+// newest ten seconds of which all servers have stored what they measured: they ended Config.FlushInterval
+// and five seconds ago. Of a range that does not reach to now it is 0. A peak is the largest sum of the
+// peaks of servers, and of endpoints for a gateway, in a slot: of seconds exact, of minutes and hours at
+// most that.
 func (s *Store) Stats(ctx context.Context, from, to time.Time, f Filter) (rollup.Snapshot, error) {
 	res := s.resolutionOf(from, to, time.Now())
 	snap := rollup.Snapshot{From: from.UTC().Truncate(res.length), To: to.UTC().Truncate(res.length)}
@@ -71,7 +72,7 @@ func (s *Store) Stats(ctx context.Context, from, to time.Time, f Filter) (rollup
 		if err := readPeaks(ctx, tx, &snap, args); err != nil || time.Since(to) > toNow {
 			return err
 		}
-		return readTPS(ctx, tx, &snap, args)
+		return s.readTPS(ctx, tx, &snap, args)
 	})
 	if err != nil {
 		return snap, &UnavailableError{fmt.Errorf("reading rollups per %s: %w", res.name, err)}
@@ -156,13 +157,13 @@ func readPeaks(ctx context.Context, tx pgx.Tx, snap *rollup.Snapshot, args []any
 
 const (
 	toNow   = 2 * time.Second  // a range that ends so long ago ends now
-	storing = 5 * time.Second  // until what was measured is stored: Envoy sends every second, and a sink writes every second
+	storing = 5 * time.Second  // until what was measured is stored, beside FlushInterval: Envoy sends every second, and a write takes its time
 	tpsSpan = 10 * time.Second // that TPS is the mean of
 )
 
 // readTPS adds what is measured now.
-func readTPS(ctx context.Context, tx pgx.Tx, snap *rollup.Snapshot, args []any) error {
-	end := time.Now().Add(-storing).Truncate(time.Second)
+func (s *Store) readTPS(ctx context.Context, tx pgx.Tx, snap *rollup.Snapshot, args []any) error {
+	end := time.Now().Add(-s.cfg.FlushInterval - storing).Truncate(time.Second)
 	rows, err := tx.Query(ctx, `SELECT domain, gateway, endpoint, sum(requests)::bigint`+wanted+` GROUP BY domain, gateway, endpoint`,
 		append([]any{"second", end.Add(-tpsSpan), end}, args[3:]...)...)
 	if err != nil {

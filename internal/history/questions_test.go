@@ -153,9 +153,10 @@ func TestStatsOfNow(t *testing.T) {
 		}
 	}
 	m.putAll(t, s)
-	tps := func(from, to time.Time, f history.Filter) (all []int64) {
+	late := history.New(history.Config{FlushInterval: time.Hour}, s.pool, rollup.NewNames(10))
+	tpsOf := func(store *history.Store, from, to time.Time, f history.Filter) (all []int64) {
 		t.Helper()
-		got, err := s.Stats(t.Context(), from, to, f)
+		got, err := store.Stats(t.Context(), from, to, f)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -164,13 +165,15 @@ func TestStatsOfNow(t *testing.T) {
 		}
 		return all
 	}
+	tps := func(from, to time.Time, f history.Filter) []int64 { return tpsOf(s.Store, from, to, f) }
 	for name, c := range map[string]struct {
 		got, want []int64
 	}{
-		"a long window":  {tps(now.Add(-2*time.Hour), time.Now(), history.Filter{}), []int64{20, 7, 7, 6}},
-		"a short window": {tps(now.Add(-10*time.Second), time.Now(), history.Filter{}), []int64{20, 7, 7, 6}},
-		"one endpoint":   {tps(now.Add(-2*time.Hour), time.Now(), history.Filter{Endpoint: "c"}), []int64{6, 6}},
-		"the past":       {tps(now.Add(-2*time.Hour), now.Add(-10*time.Second), history.Filter{}), []int64{0, 0, 0, 0}},
+		"writers who wait": {tpsOf(late, now.Add(-2*time.Hour), time.Now(), history.Filter{}), []int64{0, 0, 0, 0}}, // an hour ago there was nothing
+		"a long window":    {tps(now.Add(-2*time.Hour), time.Now(), history.Filter{}), []int64{20, 7, 7, 6}},
+		"a short window":   {tps(now.Add(-10*time.Second), time.Now(), history.Filter{}), []int64{20, 7, 7, 6}},
+		"one endpoint":     {tps(now.Add(-2*time.Hour), time.Now(), history.Filter{Endpoint: "c"}), []int64{6, 6}},
+		"the past":         {tps(now.Add(-2*time.Hour), now.Add(-10*time.Second), history.Filter{}), []int64{0, 0, 0, 0}},
 	} {
 		if diff := cmp.Diff(c.want, c.got); diff != "" {
 			t.Errorf("%s: TPS of the gateway and its endpoints (-want +got):\n%s", name, diff)
