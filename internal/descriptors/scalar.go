@@ -30,7 +30,7 @@ func (p *parser) text(s *slots, f field) string {
 	case "!!str", "!!int", "!!bool", "!!timestamp", "!!merge":
 		return v.Value
 	case "!!float":
-		p.add(v, fmt.Sprintf("error checking config: %s %s is a number with a fraction or exponent; put it in quotes", f, show(v)))
+		p.add(v, fmt.Sprintf("error checking config: %s %s is a number with a fraction, an exponent or more digits than fit; put it in quotes", f, show(v)))
 	default:
 		p.add(v, fmt.Sprintf("error loading config file: %s has the tag %s, where a text is to be", f, cut(v.Tag)))
 	}
