@@ -126,9 +126,9 @@ var (
 )
 
 // Store takes several frames, all of them or none, and waits until they are written: then they survive
-// the end of the process. Errors: ErrNoRoom, after which nothing of it is taken or counted as lost, since
-// whoever calls has it still; ErrNotWritten, where some of it is lost, and counted as such; that of ctx,
-// after which it may yet be written. Without readers it does nothing.
+// the end of the process. Errors: ErrNoRoom, where nothing of it is taken; ErrNotWritten, where some or
+// all of it could not be written; that of ctx, after which it may yet be written. What is not written is
+// not counted as lost, since whoever calls has it still. Without readers it does nothing.
 func (l *Log) Store(ctx context.Context, frames []Frame) error {
 	if len(l.readers) == 0 || len(frames) == 0 {
 		return nil
@@ -187,20 +187,25 @@ type waiter struct {
 	stored   chan<- bool
 }
 
-// tellLocked tells those who wait that the next n records that were taken are written, or lost.
-func (l *Log) tellLocked(n int64, written bool) {
+// tellLocked tells those who wait that the next n records that were taken are written, or not. It returns
+// for how many of these nobody waits.
+func (l *Log) tellLocked(n int64, written bool) (nobodys int64) {
+	from := l.settled
 	l.settled += n
+	nobodys = n
 	for i := range l.waiting {
 		w := &l.waiting[i]
 		if w.from >= l.settled {
 			break
 		}
 		w.lost = w.lost || !written
+		nobodys -= min(w.to, l.settled) - max(w.from, from)
 	}
 	for len(l.waiting) > 0 && l.waiting[0].to <= l.settled {
 		l.waiting[0].stored <- !l.waiting[0].lost
 		l.waiting = l.waiting[1:]
 	}
+	return nobodys
 }
 
 // Pending returns the number of records in memory that are not written yet.

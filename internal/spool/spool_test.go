@@ -168,16 +168,26 @@ func TestStoreWaits(t *testing.T) {
 		l := open(t, Config{Dir: t.TempDir()})
 		defer l.end()
 		l.disk.write = func(*os.File, []byte, int64) (int, error) { return 0, syscall.EIO }
+		l.mustAppend(t, "before", 2)
 		ended := store(l, 3)
+		l.mustAppend(t, "behind", 1)
 		l.flush()
-		if err := <-ended; !errors.Is(err, ErrNotWritten) || l.lost(t, "all", "disk") != 6 {
-			t.Errorf("Store() = %v, %d are lost", err, l.lost(t, "all", "disk"))
+		if err := <-ended; !errors.Is(err, ErrNotWritten) || l.lost(t, "all", "disk") != 3 {
+			t.Errorf("Store() = %v, %d are lost, want the 3 that nobody waits for", err, l.lost(t, "all", "disk"))
+		}
+		ended = store(l, 1)
+		l.flush()
+		if err := <-ended; !errors.Is(err, ErrNotWritten) || l.lost(t, "all", "disk") != 3 || !strings.Contains(l.logged.String(), "who sent them was told") {
+			t.Errorf("Store() = %v, %d are lost, logs %s", err, l.lost(t, "all", "disk"), l.logged)
 		}
 	})
 	t.Run("the log ends", func(t *testing.T) {
 		l := open(t, Config{Dir: t.TempDir()})
+		l.mustAppend(t, "nobody's", 4)
 		ended := store(l, 1)
-		l.close()
+		if lost := l.close(); lost != 4 {
+			t.Errorf("close() = %d, want the 4 that nobody waits for", lost)
+		}
 		if err := <-ended; !errors.Is(err, ErrNotWritten) {
 			t.Errorf("Store() = %v", err)
 		}

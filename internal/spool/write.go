@@ -57,8 +57,7 @@ func (l *Log) isClosed() bool {
 func (l *Log) close() (lost int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	lost, l.pending = l.pending, 0
-	l.tellLocked(int64(lost), false)
+	lost, l.pending = int(l.tellLocked(int64(l.pending), false)), 0
 	l.queue, l.spare, l.closed = nil, nil, true
 	return lost
 }
@@ -134,42 +133,48 @@ func (l *Log) store(chunk []byte, n int64) {
 	if isFull(err) && l.freeUp() {
 		err = l.write(chunk, n)
 	}
-	if err != nil && l.lose(n, err) {
-		l.rarely.warn("records could not be written to the spool and are lost", slog.Int64("lost", n), slog.Any("error", err))
+	if err == nil {
+		return
+	}
+	switch lost, ok := l.lose(n, err); {
+	case lost > 0:
+		l.rarely.warn("records could not be written to the spool and are lost", slog.Int64("lost", lost), slog.Any("error", err))
+	case ok:
+		l.rarely.warn("records could not be written to the spool; who sent them was told", slog.Int64("records", n), slog.Any("error", err))
 	}
 }
 
-// lose counts n records as not written; false after close, which has counted them. Whoever sees that
-// they are not pending any more sees them among the lost ones.
-func (l *Log) lose(n int64, err error) bool {
+// lose counts n records as not written, and as lost those that nobody waits for; false after close, which
+// has counted them. Whoever sees that they are not pending any more sees them among the lost ones.
+func (l *Log) lose(n int64, err error) (lost int64, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.settleLocked(n, false) {
-		return false
+	if lost, ok = l.settleLocked(n, false); !ok {
+		return 0, false
 	}
 	if errors.Is(err, errTooLarge) {
 		for _, r := range l.readers {
-			r.spoolFull.Add(float64(n))
+			r.spoolFull.Add(float64(lost))
 		}
-		return true
+		return lost, true
 	}
 	l.metrics.writeErrors.Inc()
-	l.metrics.disk.Add(float64(n))
-	return true
+	l.metrics.disk.Add(float64(lost))
+	return lost, true
 }
 
-// settleLocked takes n records off those that are pending, since they are written or lost; false after
-// close.
-func (l *Log) settleLocked(n int64, written bool) bool {
+// settleLocked takes n records off those that are pending, since they are written or not, and returns for
+// how many of them nobody waits; false after close.
+func (l *Log) settleLocked(n int64, written bool) (nobodys int64, ok bool) {
 	if l.closed {
-		return false
+		return 0, false
 	}
 	l.pending -= int(n)
-	l.tellLocked(n, written)
+	nobodys = l.tellLocked(n, written)
 	for _, r := range l.readers {
 		notify(r.arrived)
 	}
-	return true
+	return nobodys, true
 }
 
 // write writes frames of n records to the active segment.
@@ -210,7 +215,7 @@ func (l *Log) wrote(s *segment, bytes, n int64) {
 	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.settleLocked(n, true) {
+	if _, ok := l.settleLocked(n, true); !ok {
 		return
 	}
 	for _, r := range l.readers {
