@@ -60,7 +60,16 @@ func readAliases(env map[string]string) aliases {
 }
 
 // yield drops what aliases say of the source where a setting names one.
-func (a *aliases) yield() {
+func (a *aliases) yield(env map[string]string) {
+	if a.values == nil { // nobody asked for them
+		return
+	}
+	for _, name := range []string{"CONFIG_TYPE", "CONFIG_GRPC_XDS_SERVER_URL", "RUNTIME_SUBDIRECTORY", "RUNTIME_APPDIRECTORY"} {
+		told := slices.ContainsFunc(a.ignored, func(line string) bool { return strings.HasPrefix(line, name+":") })
+		if env[name] != "" && !told {
+			a.ignored = append(a.ignored, name+": a setting of ours names the source of domains")
+		}
+	}
 	for _, name := range []string{"TPS_CONFIG_DIR", "TPS_CONFIG_XDS"} {
 		delete(a.values, name)
 		delete(a.from, name)
@@ -252,16 +261,18 @@ func (a *aliases) idle(env map[string]string) {
 	xds := env["CONFIG_TYPE"] == "GRPC_XDS_SOTW"
 	without(isOn("GRPC_SERVER_USE_TLS"), "GRPC_SERVER_USE_TLS is not true", slices.Collect(maps.Keys(grpcTLSMeaning))...)
 	without(isOn("USE_PROMETHEUS"), "USE_PROMETHEUS is not true", "PROMETHEUS_ADDR")
-	without(xds, "CONFIG_TYPE is not GRPC_XDS_SOTW", append(slices.Collect(maps.Keys(xdsMeaning)),
-		"CONFIG_GRPC_XDS_SERVER_URL", "CONFIG_GRPC_XDS_NODE_METADATA", "CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS")...)
-	without(xds && isOn("CONFIG_GRPC_XDS_SERVER_USE_TLS"), "CONFIG_GRPC_XDS_SERVER_USE_TLS is not true", slices.Collect(maps.Keys(xdsTLSMeaning))...)
-	without(!xds || env["TPS_CONFIG_DIR"]+env["TPS_CONFIG_XDS"] == "", "a TPS_ variable names the source of domains", "CONFIG_TYPE")
+	tls := slices.Collect(maps.Keys(xdsTLSMeaning))
+	without(xds, "CONFIG_TYPE is not GRPC_XDS_SOTW", slices.Concat(slices.Collect(maps.Keys(xdsMeaning)), tls,
+		[]string{"CONFIG_GRPC_XDS_SERVER_URL", "CONFIG_GRPC_XDS_NODE_METADATA", "CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS"})...)
+	without(!xds || isOn("CONFIG_GRPC_XDS_SERVER_USE_TLS"), "CONFIG_GRPC_XDS_SERVER_USE_TLS is not true", tls...)
+	without(!xds, "CONFIG_TYPE is GRPC_XDS_SOTW", "RUNTIME_SUBDIRECTORY", "RUNTIME_APPDIRECTORY")
 }
 
-// took names what was understood, and as what: values are those in force, of flags, too.
-func (a *aliases) took(values map[string]string) (all []string) {
+// took names what was understood, and as what: what no variable of ours and no flag, which is in values,
+// has overruled.
+func (a *aliases) took(env, values map[string]string) (all []string) {
 	for _, name := range slices.Sorted(maps.Keys(a.values)) {
-		if values[name] == a.values[name] {
+		if env[name] == "" && values[name] == a.values[name] {
 			all = append(all, name+" (from "+a.from[name]+")")
 		}
 	}

@@ -131,18 +131,24 @@ func TestWhatAliasesSay(t *testing.T) {
 // What means nothing without another variable is named, and what a flag overrules is not said to be taken.
 func TestAliasesWithoutEffect(t *testing.T) {
 	for env, want := range map[string]string{
-		"RUNTIME_ROOT=/r GRPC_SERVER_TLS_CERT=c GRPC_CLIENT_TLS_SAN=n": "GRPC_CLIENT_TLS_SAN: GRPC_SERVER_USE_TLS is not true|GRPC_SERVER_TLS_CERT: GRPC_SERVER_USE_TLS is not true",
-		"RUNTIME_ROOT=/r PROMETHEUS_ADDR=:1":                           "PROMETHEUS_ADDR: USE_PROMETHEUS is not true",
-		"RUNTIME_ROOT=/r USE_PROMETHEUS=true PROMETHEUS_ADDR=:1":       "",
-		"CONFIG_TYPE=FILE CONFIG_GRPC_XDS_NODE_ID=n":                   "CONFIG_GRPC_XDS_NODE_ID: CONFIG_TYPE is not GRPC_XDS_SOTW",
-		"CONFIG_TYPE=FILE CONFIG_GRPC_XDS_SERVER_USE_TLS=false":        "",
-		"CONFIG_TYPE=GRPC_XDS_SOTW CONFIG_GRPC_XDS_CLIENT_TLS_KEY=k":   "CONFIG_GRPC_XDS_CLIENT_TLS_KEY: CONFIG_GRPC_XDS_SERVER_USE_TLS is not true",
-		"CONFIG_TYPE=GRPC_XDS_SOTW TPS_CONFIG_DIR=/r":                  "CONFIG_TYPE: a TPS_ variable names the source of domains",
+		"RUNTIME_ROOT=/r GRPC_SERVER_TLS_CERT=c GRPC_CLIENT_TLS_SAN=n":                          "GRPC_CLIENT_TLS_SAN: GRPC_SERVER_USE_TLS is not true|GRPC_SERVER_TLS_CERT: GRPC_SERVER_USE_TLS is not true",
+		"RUNTIME_ROOT=/r PROMETHEUS_ADDR=:1":                                                    "PROMETHEUS_ADDR: USE_PROMETHEUS is not true",
+		"RUNTIME_ROOT=/r USE_PROMETHEUS=true PROMETHEUS_ADDR=:1":                                "",
+		"CONFIG_TYPE=FILE CONFIG_GRPC_XDS_NODE_ID=n":                                            "CONFIG_GRPC_XDS_NODE_ID: CONFIG_TYPE is not GRPC_XDS_SOTW",
+		"CONFIG_TYPE=FILE CONFIG_GRPC_XDS_SERVER_USE_TLS=false":                                 "",
+		"CONFIG_TYPE=GRPC_XDS_SOTW CONFIG_GRPC_XDS_CLIENT_TLS_KEY=k":                            "CONFIG_GRPC_XDS_CLIENT_TLS_KEY: CONFIG_GRPC_XDS_SERVER_USE_TLS is not true",
+		"CONFIG_TYPE=GRPC_XDS_SOTW TPS_CONFIG_DIR=/r":                                           "CONFIG_TYPE: a setting of ours names the source of domains",
+		"CONFIG_TYPE=FILE CONFIG_GRPC_XDS_SERVER_USE_TLS=true CONFIG_GRPC_XDS_CLIENT_TLS_KEY=k": "CONFIG_GRPC_XDS_CLIENT_TLS_KEY: CONFIG_TYPE is not GRPC_XDS_SOTW|CONFIG_GRPC_XDS_SERVER_USE_TLS: CONFIG_TYPE is not GRPC_XDS_SOTW",
+		"CONFIG_TYPE=GRPC_XDS_SOTW RUNTIME_SUBDIRECTORY=s":                                      "RUNTIME_SUBDIRECTORY: CONFIG_TYPE is GRPC_XDS_SOTW",
+		"RUNTIME_ROOT=/r RUNTIME_SUBDIRECTORY=s TPS_CONFIG_DIR=/d":                              "RUNTIME_SUBDIRECTORY: a setting of ours names the source of domains",
 	} {
 		got, err := resolve(t, nil, strings.Fields(env))
 		if ignored := strings.Join(got.aliases.ignored, "|"); err != nil || ignored != want {
 			t.Errorf("%s: %v, ignored %q, want %q", env, err, ignored, want)
 		}
+	}
+	if got, err := resolve(t, []string{"--config-dir=/d"}, []string{"CONFIG_TYPE=FILE"}); err != nil || !slices.Equal(got.aliases.ignored, []string{"CONFIG_TYPE: a setting of ours names the source of domains"}) {
+		t.Errorf("%v, ignored %q, want CONFIG_TYPE", err, got.aliases.ignored)
 	}
 	got, err := resolve(t, []string{"--http-addr=127.0.0.1:2"}, []string{"RUNTIME_ROOT=/r", "PORT=1", "GRPC_PORT=3"})
 	if took := strings.Join(got.aliasesTook, "|"); err != nil || strings.Contains(took, "TPS_HTTP_ADDR") || !strings.Contains(took, "TPS_GRPC_ADDR") {

@@ -158,6 +158,38 @@ func TestImport(t *testing.T) {
 	files.ratelimitd(t, "limits", "import", dir).wants(t, 1, "", `domain "shop": a descriptor file names its limits, so that a row would mean nothing`)
 }
 
+// What only leads on becomes a disabled row, where nobody else has a row for it.
+func TestImportOfWhatLeadsOn(t *testing.T) {
+	dir := descriptorDir(t, map[string]string{"a.yaml": `
+domain: shop
+descriptors:
+- key: gateway
+  value: pay
+  descriptors: [{key: endpoint, value: charge, rate_limit: {unit: second, requests_per_unit: 5}}]
+- {key: cluster, value: pay, rate_limit: {unit: second, requests_per_unit: 50}}
+- key: gateway
+  value: own
+  descriptors: [{key: user, rate_limit: {unit: second, requests_per_unit: 2}}]
+- key: gateway
+  value: open
+  descriptors: [{key: user, rate_limit: {unit: second, requests_per_unit: 3}}]
+- {key: gateway, rate_limit: {unit: second, requests_per_unit: 7}}
+`})
+	d := start(t)
+	d.ratelimitd(t, "limits", "set", "--domain", "shop", "--gateway", "own", "--max-tps", "9").wants(t, 0, "", "")
+	for range 2 {
+		if got := d.ratelimitd(t, "limits", "import", dir, "--gateway-keys", "gateway,cluster"); got.code != 0 || strings.Contains(got.stdout, "not imported") {
+			t.Errorf("status %d: %s%s", got.code, got.stdout, got.stderr)
+		}
+	}
+	for name, want := range map[string]string{"pay": `"limit":"pay"`, "own": `"limit":"own"`, "open": "", "other": `"limit":"*"`} {
+		_, body := post(t, d.api+"/json", `{"domain":"shop","descriptors":[{"entries":[{"key":"gateway","value":"`+name+`"}]}]}`)
+		if strings.Contains(body, `"limit":`) != (want != "") || !strings.Contains(body, want) {
+			t.Errorf("gateway %s: %s, want %s", name, body, want)
+		}
+	}
+}
+
 // hasLine tells whether a line begins with these words, but for those of columns in between.
 func hasLine(text string, words []string) bool {
 	for line := range strings.Lines(text) {

@@ -25,6 +25,7 @@ type importFlags struct {
 type imported struct {
 	rows []limits.Row
 	keys map[limits.Key]bool // of rows
+	open []limits.Limit      // disabled rows of nodes that have no limit and only lead on
 	not  []string
 }
 
@@ -38,6 +39,13 @@ func (f *importFlags) run(ctx context.Context, api *client.Client, stdout io.Wri
 		return fmt.Errorf("the directory %s holds no file", f.Dir)
 	}
 	in := f.translate(descriptors.Update(nil, files))
+	var there []limits.Row
+	if !f.DryRun {
+		if there, err = api.ListLimits(ctx); err != nil {
+			return err
+		}
+	}
+	in.addOpen(there)
 	if !f.DryRun {
 		if err := in.write(ctx, api); err != nil {
 			return err
@@ -90,8 +98,10 @@ func (f *importFlags) add(in *imported, src descriptors.Source, path [][2]string
 		what = fmt.Sprintf("%s (%s)", shown(n.Name()), strings.Join(nodeWords(n), " "))
 	}
 	l, reason := f.row(src.Domain.Name(), path, n.Rule)
-	leadsOn := n.Rule == nil && !n.Leaf
-	if leadsOn && (reason != "" || l.Per != "") { // no row could take what it lets through
+	if n.Rule == nil && !n.Leaf {
+		if reason == "" && l.Per == "" { // else no other row could take what it lets through
+			in.open = append(in.open, l)
+		}
 		return
 	}
 	if reason == "" && in.keys[l.Key] {
@@ -103,6 +113,22 @@ func (f *importFlags) add(in *imported, src descriptors.Source, path [][2]string
 	}
 	in.keys[l.Key] = true
 	in.rows = append(in.rows, limits.RowOf(&l))
+}
+
+// addOpen adds the rows that keep patterns off what files let through, where neither the files nor the
+// server have a row.
+func (in *imported) addOpen(there []limits.Row) {
+	for i := range there {
+		if l, err := there[i].Limit(); err == nil { // a bad row is none
+			in.keys[l.Key] = true
+		}
+	}
+	for i := range in.open {
+		if l := &in.open[i]; !in.keys[l.Key] {
+			in.keys[l.Key] = true
+			in.rows = append(in.rows, limits.RowOf(l))
+		}
+	}
 }
 
 func pathText(path [][2]string) string {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/url"
 	"os"
 	"reflect"
 	"slices"
@@ -63,7 +64,7 @@ type settings struct {
 
 	MaxBuckets string `name:"max-buckets" setting:"TPS_MAX_BUCKETS" fallback:"1000000" help:"Bound: buckets of names that no row writes out."`
 	MaxWaiters string `name:"max-waiters" setting:"TPS_MAX_WAITERS" fallback:"100000" help:"Bound: held requests; what comes then is refused. Of 1,000 and more one gateway may hold 95 in 100."`
-	MaxSeries  string `name:"max-series" setting:"TPS_MAX_SERIES" fallback:"10000" help:"Bound: names in each family of metrics; the rest counts as other, of its gateway where that is known."`
+	MaxSeries  string `name:"max-series" setting:"TPS_MAX_SERIES" fallback:"10000" help:"Bound: names in each family of metrics; the rest counts as other."`
 
 	ServerID       string `name:"server-id" setting:"TPS_SERVER_ID" help:"Names this replica in tps_metrics; the host name where it is empty."`
 	Sinks          string `name:"sinks" setting:"TPS_SINKS" help:"Where transactions go: postgres, collector, prometheus. Empty = all that are configured."`
@@ -185,7 +186,7 @@ func (s *settings) resolve(env []string) (config, error) {
 	}
 	r.rest(&c)
 	c.warnings = append(unknown(env), r.overruled()...)
-	c.aliases, c.aliasesTook = r.aliases, r.aliases.took(r.values)
+	c.aliases, c.aliasesTook = r.aliases, r.aliases.took(r.env, r.values)
 	r.errs = append(r.errs, r.aliases.faults...)
 	return c, r.errs.orNil()
 }
@@ -232,7 +233,7 @@ func newReader(s *settings, env []string) *reader {
 	}
 	r.aliases = readAliases(r.env)
 	if s.ConfigDir+s.ConfigXDS+r.env["TPS_CONFIG_DIR"]+r.env["TPS_CONFIG_XDS"] != "" {
-		r.aliases.yield()
+		r.aliases.yield(r.env)
 	}
 	v := reflect.ValueOf(s).Elem()
 	for i := range v.NumField() {
@@ -246,10 +247,17 @@ func newReader(s *settings, env []string) *reader {
 			}
 		}
 	}
-	for _, name := range [...]string{"TPS_CONFIG_XDS", "TPS_COLLECTOR_URL"} { // user:password@host or ?token=…, which they cannot be
-		r.secret[name] = strings.ContainsAny(r.values[name], "@?#")
+	if strings.Contains(r.values["TPS_CONFIG_XDS"], "@") { // user:password@host, which it cannot be
+		r.secret["TPS_CONFIG_XDS"] = true
 	}
+	r.secret["TPS_COLLECTOR_URL"] = !isBareURL(r.values["TPS_COLLECTOR_URL"])
 	return r
+}
+
+// isBareURL tells whether a URL holds no secret for sure.
+func isBareURL(text string) bool {
+	u, err := url.Parse(text)
+	return err == nil && u.Host != "" && u.User == nil && !strings.ContainsAny(text, "@?#%")
 }
 
 // fail notes a bad value in one line.

@@ -72,7 +72,7 @@ var errNoOutcome = errors.New("has a duration, but no response code, response fl
 
 // outcomeNamed is nil where the record has a name for how the request ended.
 func (f *facts) outcomeNamed() error {
-	const outcome = 1<<factStatus | 1<<factFlags | 1<<factSuccess | 1<<factGRPCStatus | 1<<factLogType
+	const outcome = 1<<factStatus | 1<<factFlags | 1<<factSuccess | 1<<factGRPCStatus | 1<<factLogType | 1<<factThrottled
 	if f.named&outcome == 0 {
 		return errNoOutcome
 	}

@@ -184,7 +184,8 @@ func (a *api) replay(ctx context.Context, q whatIfQuery) (*shownWhatIf, error) {
 		}
 	}
 	shown := s.show(&q.limit)
-	if s.from.After(q.from) {
+	const moment = 5 * time.Second // that it may take until the question is put
+	if s.from.Sub(q.from) > moment {
 		shown.Sentence += "; counts per second reach back no further"
 	}
 	return shown, nil

@@ -26,7 +26,6 @@ type source struct {
 
 	inForce *Domain // nil = none; one of no limits where nothing good was ever there
 	loaded  bool    // inForce was good
-	heirOf  string  // the file that it was good in, where that is another one
 	lost    error   // why parsed is not in force: the domain is another file's
 }
 
@@ -45,22 +44,18 @@ type Source struct {
 	// Loaded: Domain is what the file says now or, where Err is set, said when it was good last. Without
 	// it no content was ever good; Domain is then one without limits, so that the name at least is known.
 	Loaded bool
-	HeirOf string // the file that said Domain, and is gone, where this one was never good
-	Err    error  // all that is wrong with the newest content; nil = it is in force
+	Err    error // all that is wrong with the newest content; nil = it is in force
 }
 
 // Update returns the Set of all files that there are now, which files holds by their paths inside the
 // directory; prev is the one before, nil for the first. Only what has changed is compiled, and a file
-// that is gone takes its domain along, unless a new one with faults has it: then it was renamed. A file
-// with faults keeps the domain that it had. Of two files
+// that is gone takes its domain along. A file with faults keeps the domain that it had. Of two files
 // that name one domain the one that had it keeps it, at the first time the first by name; the other has
 // a fault that names both.
 func Update(prev *Set, files map[string]File) *Set {
 	next := &Set{}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		src := prev.source(name).with(name, files[name])
-		src.inherit(prev, files)
-		next.sources = append(next.sources, src)
+		next.sources = append(next.sources, prev.source(name).with(name, files[name]))
 	}
 	next.settle(prev)
 	return next
@@ -94,25 +89,8 @@ func (src *source) with(name string, f File) *source {
 	if hash := sha256.Sum256(f.Body); hash != next.hash {
 		next.hash = hash
 		next.parsed, next.readable, next.err = parse(name, f.Body)
-		if next.err == nil {
-			next.heirOf = ""
-		}
 	}
 	return &next
-}
-
-// inherit takes over the domain of a file that is gone, for one that never was good and names that domain.
-func (src *source) inherit(prev *Set, files map[string]File) {
-	d, known := prev.Domain(src.readable)
-	if !known || src.loaded || src.parsed != nil {
-		return
-	}
-	for _, gone := range prev.sources {
-		if _, still := files[gone.name]; gone.inForce == d && gone.loaded && !still {
-			src.inForce, src.loaded, src.heirOf = d, true, gone.name
-			return
-		}
-	}
 }
 
 // settle works out which source has which domain; prev says who had it.
@@ -126,9 +104,6 @@ func (s *Set) settle(prev *Set) {
 	}
 	for _, c := range claims {
 		c.source.inForce, c.source.loaded = c.domain(), c.domain() != nil && !c.stub
-		if !c.source.loaded {
-			c.source.heirOf = ""
-		}
 	}
 }
 
@@ -165,10 +140,8 @@ func newClaim(src *source, prev *Set) *claim {
 		c.wants = append(c.wants, src.parsed)
 	}
 	if src.loaded {
-		c.wants = append(c.wants, src.inForce)
-	}
-	if src.loaded && src.heirOf == "" {
 		c.had = src.inForce.name
+		c.wants = append(c.wants, src.inForce)
 	}
 	if len(c.wants) == 0 && src.readable != "" {
 		c.stub = true
@@ -179,9 +152,6 @@ func newClaim(src *source, prev *Set) *claim {
 	}
 	return c
 }
-
-// weak tells of who never was good by itself: whoever is has the domain.
-func (c *claim) weak() bool { return c.stub || c.source.heirOf != "" }
 
 func (c *claim) domain() *Domain {
 	if len(c.wants) == 0 {
@@ -194,7 +164,7 @@ func (c *claim) domain() *Domain {
 func (c *claim) against(o *claim) (winner *claim) {
 	name, loser := c.domain().name, c
 	winner = o
-	if o.stub || (o.weak() && !c.weak()) || (c.had == name && !c.stub) {
+	if o.stub || (c.had == name && !c.stub) {
 		winner, loser = c, o
 	}
 	if d := loser.wants[0]; !loser.stub {
@@ -245,7 +215,7 @@ func (s *Set) Sources() iter.Seq[Source] {
 			return
 		}
 		for _, src := range s.sources {
-			if !yield(Source{Name: src.name, Domain: src.inForce, Loaded: src.loaded, HeirOf: src.heirOf, Err: src.fault()}) {
+			if !yield(Source{Name: src.name, Domain: src.inForce, Loaded: src.loaded, Err: src.fault()}) {
 				return
 			}
 		}

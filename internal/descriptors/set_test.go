@@ -119,28 +119,7 @@ func TestSetFromOneStateToTheNext(t *testing.T) {
 			map[string]int{"A": 9, "C": 8},
 		},
 		{"a file is renamed", filesOf("d.yaml", limited("A", 12)), "d.yaml has A\n", map[string]int{"A": 12, "C": -2}},
-		{
-			"and again, with a fault", filesOf("e.yaml", "domain: A\nx: y"),
-			"e.yaml has A; e.yaml: line 2, column 1: config error, unknown key 'x'\n",
-			map[string]int{"A": 12},
-		},
-		{
-			"which is another one now", filesOf("e.yaml", "domain: A\ny: x"),
-			"e.yaml has A; e.yaml: line 2, column 1: config error, unknown key 'y'\n",
-			map[string]int{"A": 12},
-		},
-		{
-			"a good file comes before the heir", filesOf("e.yaml", "domain: A\ny: x", "f.yaml", limited("A", 13)),
-			"e.yaml has none (never loaded); e.yaml: line 2, column 1: config error, unknown key 'y'\nf.yaml has A\n",
-			map[string]int{"A": 13},
-		},
-		{"until it is good itself", filesOf("e.yaml", limited("A", 14)), "e.yaml has A\n", map[string]int{"A": 14}},
 		{"all files are gone", nil, "", map[string]int{"A": -2}},
-		{
-			"nothing is left of them", filesOf("e.yaml", "domain: A\nx: y"),
-			"e.yaml has A (never loaded); e.yaml: line 2, column 1: config error, unknown key 'x'\n",
-			map[string]int{"A": -1},
-		},
 		{
 			"a file that never loads is known by name", filesOf("n.yaml", "domain: N\nx: y", "o.yaml", "domain: 'O'\na: [\n", "README.md", "# Limits\n"),
 			"README.md has none (never loaded); README.md: line 1, column 1: config file cannot have empty domain: the file says nothing\n" +
@@ -245,7 +224,7 @@ func checkStep(t *rapid.T, s, next *Set, files map[string]File) {
 	}
 	after := slices.Collect(next.Sources())
 	for src := range s.Sources() {
-		if _, there := files[src.Name]; !src.Loaded || !there || src.HeirOf != "" { // an heir gives way to a good file
+		if _, there := files[src.Name]; !src.Loaded || !there {
 			continue
 		}
 		i := slices.IndexFunc(after, func(a Source) bool { return a.Name == src.Name })

@@ -40,6 +40,7 @@ type Dir struct {
 	seen   map[string]stat // of the files of set
 	set    *descriptors.Set
 	good   map[string]string // the content of files when they were good last
+	newest map[string]string // the content of files when they were read last
 	faults map[string]string // of files, as they were logged
 }
 
@@ -203,8 +204,6 @@ func (s *Dir) report(ctx context.Context, took time.Duration) {
 
 func inForce(src descriptors.Source) string {
 	switch {
-	case src.HeirOf != "":
-		return "what " + src.HeirOf + " said, which is gone"
 	case src.Loaded:
 		return "what it said when it was good last"
 	case src.Domain != nil:
@@ -215,19 +214,22 @@ func inForce(src descriptors.Source) string {
 
 // keep has the data directory keep what each file said when it was good last.
 func (s *Dir) keep(files map[string]descriptors.File) {
-	good := make(map[string]string)
+	good, newest := make(map[string]string), make(map[string]string)
 	for src := range s.set.Sources() {
-		if !src.Loaded {
-			continue
+		body, read := s.newest[src.Name], files[src.Name]
+		if !read.Unchanged && read.Err == nil {
+			body = string(read.Body)
 		}
-		if f := files[src.Name]; src.Err == nil && !f.Unchanged {
-			good[src.Name] = string(f.Body)
-		} else if body, was := s.good[src.Name]; was {
+		newest[src.Name] = body
+		was, kept := s.good[src.Name]
+		switch {
+		case src.Loaded && src.Err == nil: // perhaps only now, though it says the same: another file had its domain
 			good[src.Name] = body
-		} else if body, was := s.good[src.HeirOf]; was {
-			good[src.Name] = body
+		case src.Loaded && kept:
+			good[src.Name] = was
 		}
 	}
+	s.newest = newest
 	if !maps.Equal(good, s.good) {
 		s.good = good
 		s.kept.Put(savedFiles{Dir: s.cfg.Dir, Files: good})

@@ -34,7 +34,9 @@ func treeDirs(root string) []string {
 			dirs[filepath.Clean(path)] = true
 		case entry.Type()&fs.ModeSymlink != 0:
 			for _, dir := range linkDirs(path) { // also where the target is gone, which may come again
-				dirs[dir] = true
+				if _, err := os.Stat(dir); err == nil {
+					dirs[dir] = true
+				}
 			}
 		}
 		return nil

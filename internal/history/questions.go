@@ -59,7 +59,8 @@ func (s *Store) resolutionOf(from, to, now time.Time) resolution {
 // peaks of servers, and of endpoints for a gateway, in a slot: of seconds exact, of minutes and hours at
 // most that.
 func (s *Store) Stats(ctx context.Context, from, to time.Time, f Filter) (rollup.Snapshot, error) {
-	res := s.resolutionOf(from, to, time.Now())
+	now := time.Now()
+	res := s.resolutionOf(from, to, now)
 	snap := rollup.Snapshot{From: from.UTC().Truncate(res.length), To: to.UTC().Truncate(res.length)}
 	if snap.To.Before(to) {
 		snap.To = snap.To.Add(res.length)
@@ -69,10 +70,10 @@ func (s *Store) Stats(ctx context.Context, from, to time.Time, f Filter) (rollup
 		if err := readKeys(ctx, tx, &snap, args); err != nil {
 			return err
 		}
-		if err := readPeaks(ctx, tx, &snap, args); err != nil || time.Since(to) > toNow {
+		if err := readPeaks(ctx, tx, &snap, args); err != nil || now.Sub(to) > toNow {
 			return err
 		}
-		return s.readTPS(ctx, tx, &snap, args)
+		return s.readTPS(ctx, tx, &snap, args, now)
 	})
 	if err != nil {
 		return snap, &UnavailableError{fmt.Errorf("reading rollups per %s: %w", res.name, err)}
@@ -108,7 +109,7 @@ func readKeys(ctx context.Context, tx pgx.Tx, snap *rollup.Snapshot, args []any)
 	_, err = pgx.ForEachRow(rows, []any{
 		&st.Domain, &st.Gateway, &st.Endpoint, &st.Requests, &st.Successes, &st.Throttled, &st.Held, &waited, &duration, &histogram,
 	}, func() (err error) {
-		st.Waited, st.Duration = rollup.Milliseconds(waited), rollup.Milliseconds(duration)
+		st.Waited, st.Duration = rollup.TotalOf(waited), rollup.TotalOf(duration)
 		st.Histogram, err = readHistogram(histogram)
 		snap.Keys = append(snap.Keys, st)
 		return err
@@ -162,8 +163,8 @@ const (
 )
 
 // readTPS adds what is measured now.
-func (s *Store) readTPS(ctx context.Context, tx pgx.Tx, snap *rollup.Snapshot, args []any) error {
-	end := time.Now().Add(-s.cfg.FlushInterval - storing).Truncate(time.Second)
+func (s *Store) readTPS(ctx context.Context, tx pgx.Tx, snap *rollup.Snapshot, args []any, now time.Time) error {
+	end := now.Add(-s.cfg.FlushInterval - storing).Truncate(time.Second)
 	rows, err := tx.Query(ctx, `SELECT domain, gateway, endpoint, sum(requests)::bigint`+wanted+` GROUP BY domain, gateway, endpoint`,
 		append([]any{"second", end.Add(-tpsSpan), end}, args[3:]...)...)
 	if err != nil {

@@ -23,8 +23,8 @@ const writeTimeout = 30 * time.Second
 type Config struct {
 	RawSample float64 // share of transactions that get a row in tps_metrics, 0 to 1; rollups count all
 	Retention Retention
-	// FlushInterval is how long what was measured may wait until a replica writes it; TPS of now are
-	// those of so long ago.
+	// FlushInterval is how long what was measured may wait until a replica writes it. What is younger is
+	// not looked at for the TPS of now.
 	FlushInterval time.Duration
 }
 

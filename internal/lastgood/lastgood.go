@@ -99,18 +99,18 @@ func (f *File[T]) Put(v T) {
 
 // Run writes what is put until ctx ends, and what waits then once more. It returns nil.
 func (f *File[T]) Run(ctx context.Context) error {
-	for {
+	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
-			f.save(context.WithoutCancel(ctx))
-			return nil
 		case <-f.wake:
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(f.save(ctx)):
+			select {
+			case <-ctx.Done():
+			case <-time.After(f.save(ctx)):
+			}
 		}
 	}
+	f.save(context.WithoutCancel(ctx))
+	return nil
 }
 
 // RunWhile is Run until source, which puts content, has ended: what it puts at its end is written, too.

@@ -114,7 +114,7 @@ func TestMetricsOfFilesAreBounded(t *testing.T) {
 
 // Names that clients invent leave those of files their series, in each result.
 func TestMetricsOfFilesBesideInventedNames(t *testing.T) {
-	const maxSeries = 2
+	const maxSeries = 1
 	f := newServer(t, setup{rls: rls.Config{MaxSeries: maxSeries}})
 	f.serveFile(t, "domain: files\ndescriptors: [{key: a, rate_limit: {unit: year, requests_per_unit: 1}}, {key: b, rate_limit: {unit: year, requests_per_unit: 1}}]")
 	for i := range 10 {

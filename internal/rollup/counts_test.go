@@ -114,8 +114,8 @@ func TestTotals(t *testing.T) {
 		if got := time.Duration(all.US)*time.Microsecond + time.Duration(all.NS); got != want || all != merged || all.NS >= 1000 {
 			t.Fatalf("the sum is %+v, in parts %+v, want %v", all, merged, want)
 		}
-		if got := all.Milliseconds(); math.Abs(got-float64(want)/1e6) > 1e-3 || Milliseconds(got).US-all.US > 1 {
-			t.Fatalf("%v are %v ms, and these %+v", want, got, Milliseconds(got))
+		if got := all.Milliseconds(); math.Abs(got-float64(want)/1e6) > 1e-3 || TotalOf(got).US-all.US > 1 {
+			t.Fatalf("%v are %v ms, and these %+v", want, got, TotalOf(got))
 		}
 	})
 }

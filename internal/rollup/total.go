@@ -9,9 +9,9 @@ type Total struct {
 	NS int32 // nanoseconds beyond these, below 1000
 }
 
-// Milliseconds is a Total of so many, which are not below 0, to the nearest microsecond: of up to 285
-// years none is lost.
-func Milliseconds(ms float64) Total {
+// TotalOf is the Total of so many milliseconds, which are not below 0, to the nearest microsecond: of up to
+// 285 years none is lost.
+func TotalOf(ms float64) Total {
 	const perMS, half = 1000, 0.5
 	return Total{US: int64(ms*perMS + half)}
 }
@@ -28,7 +28,7 @@ func (t *Total) Merge(o Total) {
 	t.NS = int32(ns % time.Microsecond)
 }
 
-// Milliseconds returns what Postgres is told.
+// Milliseconds returns what Postgres is told, which is exact to the nanosecond up to some 100 days.
 func (t Total) Milliseconds() float64 {
 	const usPerMS, nsPerMS = 1e3, 1e6
 	return float64(t.US)/usPerMS + float64(t.NS)/nsPerMS

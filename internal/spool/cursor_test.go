@@ -62,7 +62,7 @@ func TestCursorOfARunThatIsGone(t *testing.T) {
 	}
 }
 
-// What waits for a reader that is none any more is lost, and that is counted and said.
+// What waits for a reader that is no longer configured is lost, and that is counted and said.
 func TestReaderThatIsGone(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, Config{Dir: dir, Readers: []string{"a", "b", "c"}})
@@ -76,14 +76,14 @@ func TestReaderThatIsGone(t *testing.T) {
 	}
 	l.end()
 	l = open(t, Config{Dir: dir, Readers: []string{"a"}})
-	if got := l.lost(t, "b", "removed"); got != 3 || strings.Count(l.logged.String(), "a sink is none any more") != 1 || !strings.Contains(l.logged.String(), "sink=b lost=3") {
+	if got := l.lost(t, "b", "removed"); got != 3 || strings.Count(l.logged.String(), "a sink is no longer configured") != 1 || !strings.Contains(l.logged.String(), "sink=b lost=3") {
 		t.Errorf("%d records are counted as lost, want the 3 of b; logs:\n%s", got, l.logged)
 	}
 	if got := drain(t, l.Reader("a")); !slices.Equal(got, []string{"two"}) {
 		t.Errorf("a reads %q", got)
 	}
 	l.end()
-	if l = open(t, Config{Dir: dir, Readers: []string{"a"}}); strings.Contains(l.logged.String(), "none any more") {
+	if l = open(t, Config{Dir: dir, Readers: []string{"a"}}); strings.Contains(l.logged.String(), "no longer configured") {
 		t.Error("it is said again at the next start")
 	}
 	l.end()

@@ -198,6 +198,23 @@ func TestDamageIsSaidOnce(t *testing.T) {
 	}
 }
 
+func TestDamageAtTheStartIsCounted(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, Config{Dir: dir})
+	l.mustAppend(t, "one", 1)
+	l.mustAppend(t, "two", 1)
+	l.end()
+	path := l.segments[0].path
+	if err := os.Truncate(path, l.segments[0].size-1); err != nil {
+		t.Fatal(err)
+	}
+	l = open(t, Config{Dir: dir})
+	defer l.end()
+	if got := l.figure(t, "errors_total", "read"); got != 1 || !strings.Contains(l.logged.String(), "ends before the end of its file") {
+		t.Errorf("%d faults are counted, want 1; logs %s", got, l.logged)
+	}
+}
+
 func TestUnknownFilesAreLeftAlone(t *testing.T) {
 	s, dir := makeSample(t), t.TempDir()
 	l := s.open(t, dir, "", nil)

@@ -75,12 +75,12 @@ func (l *Log) dismiss(e fs.DirEntry) error {
 		return nil
 	}
 	c := &cursor{path: filepath.Join(l.cfg.Dir, e.Name())}
-	body, err := os.ReadFile(c.path)
-	if err == nil && len(body) >= 2*slotSize {
-		if lost := l.end - l.foundAt(c.newest(body)); lost > 0 {
-			l.metrics.lost.WithLabelValues(name, lostRemoved).Add(float64(lost))
-			l.log.Warn("a sink is none any more: what waited for it is lost", slog.String("sink", name), slog.Int64("lost", lost))
-		}
+	said, _ := os.ReadFile(c.path) // what cannot be read says that nothing was dealt with
+	body := make([]byte, 2*slotSize)
+	copy(body, said)
+	if lost := l.end - l.foundAt(c.newest(body)); lost > 0 {
+		l.metrics.lost.WithLabelValues(name, lostRemoved).Add(float64(lost))
+		l.log.Warn("a sink is no longer configured: what waited for it is lost", slog.String("sink", name), slog.Int64("lost", lost))
 	}
 	if err := os.Remove(c.path); err != nil && !DiskFault(err) {
 		return fmt.Errorf("removing the cursor of a reader that is none any more: %w", err)

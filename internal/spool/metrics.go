@@ -15,7 +15,7 @@ const (
 	lostDisk      = "disk"       // a write failed
 	lostSpoolFull = "spool_full" // Config.Max
 	lostDamaged   = "damaged"    // a file does not say any more what was written to it
-	lostRemoved   = "removed"    // a reader of an earlier life is none any more
+	lostRemoved   = "removed"    // a reader of an earlier life is not in Config.Readers
 )
 
 // allReaders is the label value for what is lost to all readers: it was never written.
@@ -30,7 +30,7 @@ type metrics struct {
 
 func newMetrics(reg prometheus.Registerer, bytes func() int64, readers []*Reader) (*metrics, error) {
 	lost := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "ratelimitd_spool_lost_total", Help: "Records lost to a reader (all = every one), by reason: queue_full (no room in memory), disk (could not be written), spool_full (TPS_SPOOL_MAX), damaged (the file has changed), removed (the reader is a sink no more).",
+		Name: "ratelimitd_spool_lost_total", Help: "Records lost to a reader (all = every one), by reason: queue_full (no room in memory), disk (could not be written), spool_full (TPS_SPOOL_MAX), damaged (the file has changed), removed (the sink is no longer configured).",
 	}, []string{"reader", "reason"})
 	failed := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "ratelimitd_spool_errors_total", Help: "Operations on the files of the log that failed: write, sync, cursor, read.",

@@ -181,6 +181,28 @@ func TestStoreWaits(t *testing.T) {
 			t.Errorf("Store() = %v, %d are lost, logs %s", err, l.lost(t, "all", "disk"), l.logged)
 		}
 	})
+	t.Run("the disk fails for a part of it", func(t *testing.T) {
+		l := open(t, Config{Dir: t.TempDir(), SegmentSize: int64(headSize + 2*frameHead)}) // each frame is a write of its own
+		defer l.end()
+		write, writes := l.disk.write, 0
+		l.disk.write = func(f *os.File, b []byte, at int64) (int, error) {
+			if writes++; writes == 2 { // after the head of the segment
+				return 0, syscall.EIO
+			}
+			return write(f, b, at)
+		}
+		first, second := store(l, 1), store(l, 2)
+		l.flush()
+		if err := <-first; !errors.Is(err, ErrNotWritten) {
+			t.Errorf("half of it is written: Store() = %v", err)
+		}
+		if err := <-second; err != nil {
+			t.Errorf("the one behind it: Store() = %v", err)
+		}
+		if got := drain(t, l.Reader("a")); !slices.Equal(got, []string{"two", "one", "two"}) || l.lost(t, "all", "disk") != 0 {
+			t.Errorf("read %q, %d are lost", got, l.lost(t, "all", "disk"))
+		}
+	})
 	t.Run("the log ends", func(t *testing.T) {
 		l := open(t, Config{Dir: t.TempDir()})
 		l.mustAppend(t, "nobody's", 4)
