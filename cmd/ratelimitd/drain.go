@@ -19,6 +19,7 @@ import (
 type stopper struct {
 	signals chan os.Signal
 	asked   <-chan struct{}
+	told    bool // by a signal
 }
 
 func notify(ctx context.Context) *stopper {
@@ -30,12 +31,19 @@ func notify(ctx context.Context) *stopper {
 	return s
 }
 
-func (s *stopper) close() { signal.Stop(s.signals) }
+// close lets signals do what they do by default, unless one has asked for the stop: the process ends then,
+// and no further one is to kill it in its last moments.
+func (s *stopper) close() {
+	if !s.told {
+		signal.Stop(s.signals)
+	}
+}
 
 // wait blocks until the server is to stop, and returns the signal, nil where the context asked.
 func (s *stopper) wait(live context.Context) (sig os.Signal, ok bool) {
 	select {
 	case sig := <-s.signals:
+		s.told = true
 		return sig, true
 	case <-s.asked:
 		return nil, true

@@ -307,6 +307,43 @@ func TestHangupDrains(t *testing.T) {
 	}
 }
 
+// TestLateSignals: a signal that comes when all has ended, but the process not yet, does not kill it.
+func TestLateSignals(t *testing.T) {
+	spare := make(chan os.Signal, 2)
+	signal.Notify(spare, syscall.SIGHUP)
+	defer signal.Stop(spare)
+	hangUp := func() {
+		t.Helper()
+		if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		<-spare
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	asked, signalled := notify(ctx), notify(t.Context())
+	defer signal.Stop(signalled.signals)
+	cancel()
+	if sig, ok := asked.wait(t.Context()); sig != nil || !ok {
+		t.Errorf("asked by its context: %v, %t", sig, ok)
+	}
+	asked.close()
+	hangUp()
+	if sig, ok := signalled.wait(t.Context()); sig != syscall.SIGHUP || !ok {
+		t.Errorf("asked by a signal: %v, %t", sig, ok)
+	}
+	signalled.close()
+	hangUp()
+	testenv.Eventually(t, patience, "catching another signal", func() error {
+		if n := len(signalled.signals); n != 1 {
+			return fmt.Errorf("%d are caught", n)
+		}
+		return nil
+	})
+	if n := len(asked.signals); n != 0 {
+		t.Errorf("%d signals are caught where none has asked for the stop", n)
+	}
+}
+
 // TestSilentClientsAreCut also while nobody stops the server.
 func TestSilentClientsAreCut(t *testing.T) {
 	t.Parallel()
