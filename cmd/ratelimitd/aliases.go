@@ -55,24 +55,30 @@ func readAliases(env map[string]string) aliases {
 	}
 	a.set("TPS_DEFAULT_MAX_TPS", "0", "RUNTIME_ROOT or CONFIG_TYPE: an unknown domain has no limit there")
 	a.ignore(env)
-	a.idle(env)
 	return a
 }
 
 // yield drops what aliases say of the source where a setting names one.
 func (a *aliases) yield(env map[string]string) {
-	if a.values == nil { // nobody asked for them
-		return
-	}
-	for _, name := range []string{"CONFIG_TYPE", "CONFIG_GRPC_XDS_SERVER_URL", "RUNTIME_SUBDIRECTORY", "RUNTIME_APPDIRECTORY"} {
-		told := slices.ContainsFunc(a.ignored, func(line string) bool { return strings.HasPrefix(line, name+":") })
-		if env[name] != "" && !told {
-			a.ignored = append(a.ignored, name+": a setting of ours names the source of domains")
-		}
+	const reason = "a setting of ours names the source of domains"
+	switch {
+	case a.values["TPS_CONFIG_XDS"] != "":
+		a.without(env, reason, "CONFIG_TYPE", "CONFIG_GRPC_XDS_SERVER_URL")
+	case a.values["TPS_CONFIG_DIR"] != "":
+		a.without(env, reason, "CONFIG_TYPE", "RUNTIME_SUBDIRECTORY", "RUNTIME_APPDIRECTORY")
 	}
 	for _, name := range []string{"TPS_CONFIG_DIR", "TPS_CONFIG_XDS"} {
 		delete(a.values, name)
 		delete(a.from, name)
+	}
+}
+
+// without names variables that are set and mean nothing for want of something else.
+func (a *aliases) without(env map[string]string, reason string, names ...string) {
+	for _, name := range names {
+		if env[name] != "" && !isOff(env[name]) {
+			a.ignored = append(a.ignored, name+": "+reason)
+		}
 	}
 }
 
@@ -116,6 +122,8 @@ func (a *aliases) addresses(env map[string]string) {
 	}
 	if a.isTrue(env, "USE_PROMETHEUS") {
 		a.set("TPS_METRICS_ADDR", cmp.Or(env["PROMETHEUS_ADDR"], ":9090"), "USE_PROMETHEUS and PROMETHEUS_ADDR")
+	} else {
+		a.without(env, "USE_PROMETHEUS is not true", "PROMETHEUS_ADDR")
 	}
 }
 
@@ -139,6 +147,9 @@ func (a *aliases) source(env map[string]string) {
 	case "", "FILE":
 		dir := filepath.Join(cmp.Or(env["RUNTIME_ROOT"], runtimeRoot), env["RUNTIME_SUBDIRECTORY"], cmp.Or(env["RUNTIME_APPDIRECTORY"], "config"))
 		a.set("TPS_CONFIG_DIR", dir, "RUNTIME_ROOT, RUNTIME_SUBDIRECTORY and RUNTIME_APPDIRECTORY")
+		const reason = "CONFIG_TYPE is not GRPC_XDS_SOTW"
+		a.without(env, reason, "CONFIG_GRPC_XDS_SERVER_URL", "CONFIG_GRPC_XDS_NODE_METADATA", "CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS")
+		a.without(env, reason, slices.Concat(slices.Collect(maps.Keys(xdsMeaning)), slices.Collect(maps.Keys(xdsTLSMeaning)))...)
 	default:
 		a.faults = append(a.faults, fmt.Errorf("CONFIG_TYPE=%q: is neither FILE nor GRPC_XDS_SOTW", kind))
 	}
@@ -148,9 +159,12 @@ func (a *aliases) xds(env map[string]string) {
 	a.set("TPS_CONFIG_XDS", strings.TrimPrefix(cmp.Or(env["CONFIG_GRPC_XDS_SERVER_URL"], "localhost:18000"), "dns:///"), "CONFIG_GRPC_XDS_SERVER_URL")
 	a.pairs("TPS_CONFIG_XDS_METADATA", "=", "CONFIG_GRPC_XDS_NODE_METADATA", env)
 	a.pairs("TPS_CONFIG_XDS_HEADERS", ":", "CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS", env)
+	a.without(env, "CONFIG_TYPE is GRPC_XDS_SOTW", "RUNTIME_SUBDIRECTORY", "RUNTIME_APPDIRECTORY")
 	meanings := []map[string]string{xdsMeaning}
 	if a.isTrue(env, "CONFIG_GRPC_XDS_SERVER_USE_TLS") {
 		meanings = append(meanings, xdsTLSMeaning)
+	} else {
+		a.without(env, "CONFIG_GRPC_XDS_SERVER_USE_TLS is not true", slices.Collect(maps.Keys(xdsTLSMeaning))...)
 	}
 	for _, meaning := range meanings {
 		for alias, name := range meaning {
@@ -177,6 +191,7 @@ func (a *aliases) pairs(name, separator, from string, env map[string]string) {
 // tls is of the gRPC port alone there.
 func (a *aliases) tls(env map[string]string) {
 	if !a.isTrue(env, "GRPC_SERVER_USE_TLS") {
+		a.without(env, "GRPC_SERVER_USE_TLS is not true", slices.Collect(maps.Keys(grpcTLSMeaning))...)
 		return
 	}
 	if env["GRPC_SERVER_TLS_CERT"] == "" && env["TPS_TLS_CERT"] == "" {
@@ -243,29 +258,6 @@ func (a *aliases) ignore(env map[string]string) {
 			}
 		}
 	}
-}
-
-// idle names variables that mean nothing without another one.
-func (a *aliases) idle(env map[string]string) {
-	without := func(on bool, what string, names ...string) {
-		for _, name := range slices.Sorted(slices.Values(names)) {
-			if !on && env[name] != "" && !isOff(env[name]) {
-				a.ignored = append(a.ignored, name+": "+what)
-			}
-		}
-	}
-	isOn := func(name string) bool {
-		on, _ := strconv.ParseBool(env[name]) // isTrue has told of a fault
-		return on
-	}
-	xds := env["CONFIG_TYPE"] == "GRPC_XDS_SOTW"
-	without(isOn("GRPC_SERVER_USE_TLS"), "GRPC_SERVER_USE_TLS is not true", slices.Collect(maps.Keys(grpcTLSMeaning))...)
-	without(isOn("USE_PROMETHEUS"), "USE_PROMETHEUS is not true", "PROMETHEUS_ADDR")
-	tls := slices.Collect(maps.Keys(xdsTLSMeaning))
-	without(xds, "CONFIG_TYPE is not GRPC_XDS_SOTW", slices.Concat(slices.Collect(maps.Keys(xdsMeaning)), tls,
-		[]string{"CONFIG_GRPC_XDS_SERVER_URL", "CONFIG_GRPC_XDS_NODE_METADATA", "CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS"})...)
-	without(!xds || isOn("CONFIG_GRPC_XDS_SERVER_USE_TLS"), "CONFIG_GRPC_XDS_SERVER_USE_TLS is not true", tls...)
-	without(!xds, "CONFIG_TYPE is GRPC_XDS_SOTW", "RUNTIME_SUBDIRECTORY", "RUNTIME_APPDIRECTORY")
 }
 
 // took names what was understood, and as what: what no variable of ours and no flag, which is in values,

@@ -39,17 +39,10 @@ func (f *importFlags) run(ctx context.Context, api *client.Client, stdout io.Wri
 		return fmt.Errorf("the directory %s holds no file", f.Dir)
 	}
 	in := f.translate(descriptors.Update(nil, files))
-	var there []limits.Row
-	if !f.DryRun {
-		if there, err = api.ListLimits(ctx); err != nil {
-			return err
-		}
-	}
-	in.addOpen(there)
-	if !f.DryRun {
-		if err := in.write(ctx, api); err != nil {
-			return err
-		}
+	if f.DryRun {
+		in.addOpen(nil)
+	} else if err := in.write(ctx, api); err != nil {
+		return err
 	}
 	if err := printRows(stdout, in.rows); err != nil {
 		return err
@@ -65,6 +58,11 @@ func (f *importFlags) run(ctx context.Context, api *client.Client, stdout io.Wri
 
 // write writes every row, until one is refused: to write them again changes nothing.
 func (in *imported) write(ctx context.Context, api *client.Client) error {
+	there, err := api.ListLimits(ctx)
+	if err != nil {
+		return err
+	}
+	in.addOpen(there)
 	for i, row := range in.rows {
 		stored, err := api.PutLimit(ctx, row)
 		if err != nil {

@@ -235,6 +235,7 @@ func newReader(s *settings, env []string) *reader {
 	if s.ConfigDir+s.ConfigXDS+r.env["TPS_CONFIG_DIR"]+r.env["TPS_CONFIG_XDS"] != "" {
 		r.aliases.yield(r.env)
 	}
+	slices.Sort(r.aliases.ignored)
 	v := reflect.ValueOf(s).Elem()
 	for i := range v.NumField() {
 		tag := v.Type().Field(i).Tag

@@ -183,12 +183,7 @@ func (a *api) replay(ctx context.Context, q whatIfQuery) (*shownWhatIf, error) {
 			return nil, err
 		}
 	}
-	shown := s.show(&q.limit)
-	const moment = 5 * time.Second // that it may take until the question is put
-	if s.from.Sub(q.from) > moment {
-		shown.Sentence += "; counts per second reach back no further"
-	}
-	return shown, nil
+	return s.show(&q), nil
 }
 
 // bucketsOf returns what the limit would have counted by, where it was in force in this moment: not

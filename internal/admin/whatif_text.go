@@ -47,7 +47,7 @@ const errorBound = "Known is how many requests ended in each second, not where i
 	"The bounds do not hold for what was measured otherwise than it was decided: durations that differ by more than a second, " +
 	"requests of several hits, replicas that each admit the whole limit, and clients who come again because they were refused."
 
-func (s *sum) show(l *limits.Limit) *shownWhatIf {
+func (s *sum) show(q *whatIfQuery) *shownWhatIf {
 	r := s.Refused
 	share := func(n int64) float64 { return float64(n) / float64(max(s.Offered, 1)) }
 	shown := &shownWhatIf{
@@ -60,7 +60,11 @@ func (s *sum) show(l *limits.Limit) *shownWhatIf {
 	if len(shown.WorstMinutes) > 0 {
 		shown.Worst = &shown.WorstMinutes[0]
 	}
-	shown.Sentence = shown.sentence(l)
+	shown.Sentence = shown.sentence(&q.limit)
+	const moment = 5 * time.Second // that it may take until the question is put
+	if s.from.Sub(q.from) > moment {
+		shown.Sentence += "; counts per second reach back no further"
+	}
 	return shown
 }
 

@@ -221,11 +221,11 @@ func (s *Dir) keep(files map[string]descriptors.File) {
 			body = string(read.Body)
 		}
 		newest[src.Name] = body
-		was, kept := s.good[src.Name]
+		was, known := s.good[src.Name]
 		switch {
 		case src.Loaded && src.Err == nil: // perhaps only now, though it says the same: another file had its domain
 			good[src.Name] = body
-		case src.Loaded && kept:
+		case src.Loaded && known:
 			good[src.Name] = was
 		}
 	}

@@ -173,8 +173,8 @@ func (s *Store) readTPS(ctx context.Context, tx pgx.Tx, snap *rollup.Snapshot, a
 	var key rollup.Key
 	var n int64
 	_, err = pgx.ForEachRow(rows, []any{&key.Domain, &key.Gateway, &key.Endpoint, &n}, func() error {
-		add(snap.Keys, key, n)
-		add(snap.Gateways, rollup.Key{Domain: key.Domain, Gateway: key.Gateway}, n)
+		addTPS(snap.Keys, key, n)
+		addTPS(snap.Gateways, rollup.Key{Domain: key.Domain, Gateway: key.Gateway}, n)
 		return nil
 	})
 	const seconds = int64(tpsSpan / time.Second)
@@ -186,8 +186,8 @@ func (s *Store) readTPS(ctx context.Context, tx pgx.Tx, snap *rollup.Snapshot, a
 	return err
 }
 
-// add adds requests to the TPS of a key. One of which there is nothing in the range is passed over.
-func add(sorted []rollup.Stats, key rollup.Key, n int64) {
+// addTPS adds requests to the TPS of a key. One of which there is nothing in the range is passed over.
+func addTPS(sorted []rollup.Stats, key rollup.Key, n int64) {
 	if i, found := find(sorted, key); found {
 		sorted[i].TPS += n
 	}

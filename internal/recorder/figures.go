@@ -159,11 +159,11 @@ func (f *figures) stats() Stats {
 	all := f.all()
 	st := Stats{Transactions: f.received.Load(), Endpoints: make([]EndpointStats, 0, len(all))}
 	for _, s := range all {
-		n, throttled := s.requests.Load(), s.throttled.Load()
+		throttled, n := s.throttled.Load(), s.requests.Load() // in this order, so that none is of more than all
 		st.Endpoints = append(st.Endpoints, EndpointStats{
 			Domain: s.key.Domain, Gateway: s.key.Gateway, Endpoint: s.key.Endpoint,
 			Transactions: n, Failed: s.failed.Load(), Throttled: throttled, Held: s.held.Load(),
-			MeanMS: float64(s.totalUS.Load()) / float64(max(n-min(throttled, n), 1)) / 1000,
+			MeanMS: float64(s.totalUS.Load()) / float64(max(n-throttled, 1)) / 1000,
 		})
 	}
 	slices.SortFunc(st.Endpoints, func(a, b EndpointStats) int {

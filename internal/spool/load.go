@@ -68,7 +68,7 @@ func (l *Log) adopt(e fs.DirEntry) error {
 	return nil
 }
 
-// dismiss removes the cursor of a reader that is none any more, and counts what waited for it as lost.
+// dismiss removes the cursor of a reader that is no longer configured, and counts what waited for it as lost.
 func (l *Log) dismiss(e fs.DirEntry) error {
 	name, ok := strings.CutSuffix(e.Name(), cursorEnd)
 	if !ok || !e.Type().IsRegular() || !isReaderName(name) || l.Reader(name) != nil {
@@ -83,7 +83,7 @@ func (l *Log) dismiss(e fs.DirEntry) error {
 		l.log.Warn("a sink is no longer configured: what waited for it is lost", slog.String("sink", name), slog.Int64("lost", lost))
 	}
 	if err := os.Remove(c.path); err != nil && !DiskFault(err) {
-		return fmt.Errorf("removing the cursor of a reader that is none any more: %w", err)
+		return fmt.Errorf("removing the cursor of a reader that is no longer configured: %w", err)
 	}
 	return nil
 }

@@ -93,7 +93,7 @@ func (l *Log) writePending() {
 		for rest := batch; len(rest) > 0; {
 			chunk, n := cut(rest, min(maxWrite, l.cfg.SegmentSize-int64(headSize)))
 			rest = rest[len(chunk):]
-			l.store(chunk, n)
+			l.writeOrLose(chunk, n)
 		}
 		l.giveBack(batch)
 	}
@@ -123,9 +123,9 @@ func (l *Log) giveBack(batch []byte) {
 // errTooLarge says that frames have no room within Config.Max, even if they are alone.
 var errTooLarge = errors.New("it is larger than the log may be")
 
-// store writes frames of n records, or counts these as lost. After close, which has counted them, it
+// writeOrLose writes frames of n records, or counts these as lost. After close, which has counted them, it
 // does nothing.
-func (l *Log) store(chunk []byte, n int64) {
+func (l *Log) writeOrLose(chunk []byte, n int64) {
 	if l.isClosed() {
 		return
 	}
