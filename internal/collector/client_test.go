@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -128,13 +129,13 @@ func TestBatchesAreStoredOnce(t *testing.T) {
 // What the other side has stored before the connection broke is not stored again.
 func TestAnswersThatGetLost(t *testing.T) {
 	var c central
-	api, cut := c.handler(t), true
+	api := c.handler(t)
+	var cut atomic.Bool // the first answer has been
 	client := connect(t, collector.Config{URL: serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !cut {
+		if cut.Swap(true) {
 			api.ServeHTTP(w, r)
 			return
 		}
-		cut = false
 		api.ServeHTTP(httptest.NewRecorder(), r)
 		panic(http.ErrAbortHandler)
 	}))})
